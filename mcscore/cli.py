@@ -1,0 +1,284 @@
+"""The command line: ``mcscore demo | fit | sample``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mcscore import datasets, metrics, plotting
+from mcscore.fields import score
+from mcscore.flow import trajectory
+from mcscore.generator import load
+from mcscore.pipeline import Fit, fit_stages
+from mcscore.schedules import Linear
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 after a message on bad input."""
+    parser = argparse.ArgumentParser(
+        prog="mcscore",
+        description="Training-free score estimation and supervised one-step generative models.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="run the whole method on built-in data, with a table and pictures"
+    )
+    demo.add_argument(
+        "--out", default="out", type=Path, help="folder for figures and metrics.json (default: out)"
+    )
+    demo.add_argument("--quick", action="store_true", help="small and rough, to see that it works")
+    demo.set_defaults(run=_demo)
+
+    fit = commands.add_parser("fit", help="learn a generator from a table")
+    fit.add_argument(
+        "data", type=Path, help="rows as .csv (with or without a header), .npy or .npz"
+    )
+    fit.add_argument(
+        "--array", help="name of the array in an .npz file (default: its only one, or 'train')"
+    )
+    fit.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
+    fit.add_argument("--pairs", default=50_000, type=int, help="labelled pairs (default: 50000)")
+    fit.add_argument(
+        "--epochs", default=60, type=int, help="passes over them, at most (default: 60)"
+    )
+    fit.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
+    fit.set_defaults(run=_fit)
+
+    sample = commands.add_parser("sample", help="draw rows from a saved generator")
+    sample.add_argument("model", type=Path, help="file written by mcscore fit")
+    sample.add_argument("-n", default=10_000, type=int, help="number of rows (default: 10000)")
+    sample.add_argument("--out", required=True, type=Path, help=".csv or .npy file to write")
+    sample.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
+    sample.set_defaults(run=_sample)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"mcscore {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"mcscore {version('mcscore')}"
+
+
+# --- tables in and out ---------------------------------------------------------------------------
+
+
+def _read(path: Path, name: str | None = None) -> tuple[np.ndarray, list[str] | None]:
+    """Return the table in ``path`` and its column names, if it has any."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False), None
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            names = list(arrays)
+            name = name or (names[0] if len(names) == 1 else "train")
+            if name not in names:
+                raise ValueError(f"{path}: expected --array to be one of {names}, got {name!r}")
+            return arrays[name], None
+    if path.suffix == ".csv":
+        with path.open() as file:
+            header = file.readline().strip().split(",")
+        named = not all(_is_number(cell) for cell in header)
+        try:
+            table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
+        except ValueError as error:
+            raise ValueError(f"{path}: expected numbers separated by commas ({error})") from error
+        return table, header if named else None
+    raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:
+    """Write a table aside and move it into place."""
+    if path.suffix not in (".csv", ".npy"):
+        raise ValueError(f"--out: expected a .csv or .npy file, got {path}")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, rows)
+            else:
+                np.savetxt(
+                    file, rows, delimiter=",", fmt="%.9g", header=",".join(names or []), comments=""
+                )
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _fit(options: argparse.Namespace) -> None:
+    table, names = _read(options.data, options.array)
+    if not options.out.parent.is_dir():
+        raise FileNotFoundError(f"--out: no folder {options.out.parent}")
+    made = fit_stages(
+        jax.random.key(options.seed),
+        table,
+        pairs=options.pairs,
+        epochs=options.epochs,
+        progress=True,
+    )
+    settings = json.dumps(json.loads(made.generator.settings) | {"columns": names})
+    import dataclasses
+
+    dataclasses.replace(made.generator, settings=settings).save(options.out)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
+    print(f"{options.out}: {table.shape[0]} rows, {table.shape[1]} columns ({seconds})")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    if options.n < 1:
+        raise ValueError(f"-n: expected at least 1, got {options.n}")
+    generator = load(options.model)
+    rows = np.asarray(generator.sample(jax.random.key(options.seed), options.n))
+    _write(options.out, rows, json.loads(generator.settings).get("columns"))
+    print(f"{options.out}: {len(rows)} rows, {rows.shape[1]} columns")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    start, report, histories = time.perf_counter(), {}, {}
+    rows = 500 if options.quick else 5000
+    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=40_000)
+    for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
+        key = jax.random.key(index)
+        if name in datasets.TABLES:
+            train, test, floor = datasets.split(0, datasets.TABLES[name](), 0.5, 0.25, 0.25)
+        else:
+            points = np.asarray(
+                datasets.TWO_DIMENSIONAL[name](jax.random.fold_in(key, 1), 3 * rows)
+            )
+            train, test, floor = np.split(points, 3)
+        made = fit_stages(
+            jax.random.fold_in(key, 2), train, progress=sys.stderr.isatty(), **settings
+        )
+        clock = time.perf_counter()
+        samples = np.asarray(
+            made.generator.sample(jax.random.fold_in(key, 3), max(len(test), 10_000))
+        )
+        made.seconds["sampling"] = time.perf_counter() - clock
+        report[name] = _judge(made, samples, train, test, floor)
+        histories[name.replace("_", " ")] = made.history
+        _draw(options.out, name, made, samples, train, test)
+    plotting.plot_history(histories).savefig(options.out / "training.png")
+    aside = options.out / "metrics.json.tmp"
+    aside.write_text(json.dumps(report, indent=1))
+    os.replace(aside, options.out / "metrics.json")
+    print(_table(report))
+    print(
+        f"\n{time.perf_counter() - start:.0f} s in all; pictures and metrics.json in {options.out}/"
+    )
+
+
+METRICS = {
+    "sliced W2": "sliced_wasserstein",
+    "MMD^2": "mmd",
+    "(threshold)": "mmd_threshold",
+    "energy": "energy_distance",
+    "KL/column": "column_kl",
+    "near train": "memorisation",
+}
+
+
+def _judge(
+    made: Fit, samples: np.ndarray, train: np.ndarray, test: np.ndarray, floor: np.ndarray
+) -> dict:
+    """Return every metric of labels, generated samples and a second held-out part, against ``test``."""
+    shift, scale = train.mean(0), train.std(0)
+    standard = lambda x: (np.asarray(x) - shift) / scale  # noqa: E731
+    labels = made.pairs.frame.inverse(made.pairs.x)
+    sets = {"labels": labels, "generated": samples, "held out": floor}
+    report: dict[str, Any] = {"seconds": made.seconds, "label_error": made.pairs.report._asdict()}
+    for name, rows in sets.items():
+        x, y = standard(rows)[: len(test)], standard(test)
+        value, threshold = metrics.mmd(jax.random.key(1), x, y)
+        report[name] = dict(
+            sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
+            mmd=value,
+            mmd_threshold=threshold,
+            energy_distance=metrics.energy_distance(x, y),
+            column_kl=float(metrics.column_kl(y, x).mean()),
+            memorisation=metrics.memorisation(x, standard(train), y).share
+            if name != "held out"
+            else None,
+        )
+    return report
+
+
+def _draw(
+    out: Path, name: str, made: Fit, samples: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> None:
+    labels = made.pairs.frame.inverse(made.pairs.x)
+    title = name.replace("_", " ")
+    sets = {
+        "data": train,
+        "labels": labels[: len(train)],
+        "generated, one step": samples[: len(train)],
+    }
+    if train.shape[1] > 2:
+        held = {"held out": test, "generated": samples[: 4 * len(test)]}
+        plotting.plot_pairs(held, title=title).savefig(out / f"{name}.png")
+        return
+    plotting.plot_samples(sets, title=title).savefig(out / f"{name}.png")
+    law, schedule = made.mixture, Linear()
+    z = jax.random.normal(jax.random.key(7), (300, 2))
+    paths = plotting.plot_trajectories(
+        trajectory(z, law, schedule, points=80), title=f"{title}: noise to data"
+    )
+    paths.savefig(out / f"{name}_trajectories.png")
+    frame_data = law.frame.forward(train)
+    field = plotting.plot_score(
+        lambda x: score(x, 0.1, law, schedule), frame_data, title=f"{title}: score at t = 0.1"
+    )
+    field.savefig(out / f"{name}_score.png")
+
+
+def _table(report: dict[str, dict]) -> str:
+    """Return the report as one aligned table."""
+    header = ["data", "rows", "seconds", *METRICS]
+    lines = []
+    for name, entry in report.items():
+        seconds = entry["seconds"]
+        spent = {
+            "labels": f"{seconds['mixture'] + seconds['labels']:.1f}",
+            "generated": f"{seconds['training']:.1f} + {seconds['sampling']:.2f}",
+            "held out": "",
+        }
+        for kind, time_text in spent.items():
+            cells = [entry[kind][metric] for metric in METRICS.values()]
+            numbers = ["" if cell is None else f"{cell:.4f}" for cell in cells]
+            lines.append([name if kind == "labels" else "", kind, time_text, *numbers])
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    justify = [str.ljust, str.ljust, *[str.rjust] * (len(header) - 2)]
+    rows = [
+        "  ".join(j(cell, w) for j, cell, w in zip(justify, line, widths, strict=True))
+        for line in [header, *lines]
+    ]
+    rows.insert(1, "-" * len(rows[0]))
+    return "\n".join(rows)

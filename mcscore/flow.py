@@ -1,0 +1,258 @@
+r"""The probability flow between noise and data, integrated by diffrax.
+
+Every schedule gives the same trajectories up to scale and clock. The canonical clock integrates where
+the right-hand side is smoothest: with ``q^2 = s^2 + h^2`` (h: the kernel's reference width),
+
+    p = asinh(1/q),      u = y / sqrt(1 + q^2),      y = x_t / alpha,
+
+the flow ``du/dp`` vanishes for a standard Gaussian and is finite at both ends, ``q -> inf`` and
+``s -> 0``. In these variables ``u`` is itself a diffused law, with
+
+    alpha(p) = tanh p,      sigma^2(p) = 1 - (1 + h^2) tanh(p)^2,
+
+so that its velocity is the one reading of the jet that every schedule shares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from mcscore.fields import velocity
+from mcscore.frames import as_array
+from mcscore.mixtures import Mixture
+from mcscore.schedules import Schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Canonical(Schedule):
+    """The canonical variables as a schedule whose time is ``p``."""
+
+    width: Any
+
+    def alpha(self, t: Array) -> Array:
+        return jnp.tanh(t)
+
+    def variance(self, t: Array) -> Array:
+        variance = 1 - (1 + self.width**2) * jnp.tanh(t) ** 2
+        # Rounding must turn neither the variance negative nor, at its zero, its derivative to 0.
+        return variance + jax.lax.stop_gradient(jnp.maximum(variance, 0) - variance)
+
+
+@dataclass(frozen=True)
+class CanonicalClock:
+    """Equal steps in ``p = asinh(1/q)``, the coordinate in which the flow is smoothest."""
+
+    def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
+        """Return the schedule to integrate in and its times ``(noise, data)``."""
+        alpha, variance, *_ = schedule.rates(jnp.asarray([1, 0], dtype))
+        width = mixture.width.astype(dtype)
+        # asinh(alpha / sqrt(sigma^2 + h^2 alpha^2)): finite also where alpha = 0.
+        return _Canonical(width), jnp.arcsinh(alpha / jnp.sqrt(variance + (width * alpha) ** 2))
+
+
+@dataclass(frozen=True)
+class TimeClock:
+    """Equal steps in ``t``: with ``solver=diffrax.Euler(), steps=500`` this is the paper's sampler."""
+
+    def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
+        """Return the schedule itself and the times ``(1, 0)``."""
+        return schedule, jnp.asarray([1, 0], dtype)
+
+
+Clock = CanonicalClock | TimeClock
+DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations, see benchmarks/README.md
+
+
+class Flow(NamedTuple):
+    """A solved flow.
+
+    Attributes:
+        points: End points (b, d), or (saves, b, d); NaN where the solver failed.
+        result: diffrax's ``RESULTS``, ``diffrax.RESULTS.successful`` or the reason of failure.
+        steps: Number of steps tried.
+    """
+
+    points: Float[Array, "*saves b d"]
+    result: diffrax.RESULTS
+    steps: Array
+
+
+def solve_flow(
+    start: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    to_data: bool = True,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    saves: int | None = None,
+) -> Flow:
+    """Integrate the flow and say how it went; ``transport`` and ``encode`` return its end points.
+
+    Args:
+        start: Noise ``z`` (b, d) if ``to_data``, else data, in the coordinates of ``mixture``.
+        mixture: The data law.
+        schedule: How it is diffused; its noise at ``t = 0`` is what the data keeps.
+        to_data: Direction.
+        clock: In which variable steps are equal.
+        solver: Any of diffrax's ODE solvers.
+        steps: Number of equal steps (default 9), unless a controller is given.
+        stepsize_controller: Any of diffrax's, for adaptive steps; its tolerances are traced.
+        saves: Return so many points of each trajectory, ends included, instead of the end only.
+
+    Raises:
+        ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
+            ``stepsize_controller`` are given, or shapes do not fit.
+    """
+    start = as_array(start)
+    if start.ndim != 2 or start.shape[1] != mixture.dimension:
+        raise ValueError(f"start: expected shape (points, {mixture.dimension}), got {start.shape}")
+    if steps is not None and stepsize_controller is not None:
+        raise ValueError("steps: expected None beside a stepsize_controller, which chooses them")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    end_variance = schedule.variance(jnp.zeros((), start.dtype))
+    if not isinstance(end_variance, jax.core.Tracer) and end_variance == 0:
+        mixture.require_width("flow")
+    steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
+    numbers, choices = eqx.partition(stepsize_controller, eqx.is_array_like)
+    return _solve(start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
+def _solve(
+    start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
+) -> Flow:
+    inner, times = clock(mixture, schedule, start.dtype)
+    # x_1 = sigma(1) z (the paper's start), in the clock's own scale at either end.
+    outer = schedule.rates(jnp.asarray([1, 0], start.dtype))[:2]
+    scale = jnp.sqrt(_total(*inner.rates(times)[:2], mixture) / _total(*outer, mixture))
+    scale = scale * jnp.stack([jnp.sqrt(outer[1][0]), jnp.ones((), start.dtype)])
+    begin, end = (0, 1) if to_data else (1, 0)
+    t0, t1 = times[begin], times[end]
+
+    if steps is None:
+        controller, dt0 = eqx.combine(numbers, choices), None
+        dt0 = (t1 - t0) / 100 if isinstance(controller, diffrax.ConstantStepSize) else None
+    else:
+        controller, dt0 = diffrax.StepTo(ts=jnp.linspace(t0, t1, steps + 1)), None
+    saveat = diffrax.SaveAt(t1=True)
+    if saves is not None:
+        saveat = diffrax.SaveAt(ts=jnp.linspace(t0, t1, saves))
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, x, law: velocity(x, t, law, inner)),
+        solver,
+        t0=t0,
+        t1=t1,
+        dt0=dt0,
+        y0=scale[begin] * start,
+        args=mixture,
+        stepsize_controller=controller,
+        saveat=saveat,
+        max_steps=max(4096, 0 if steps is None else steps),
+        throw=False,
+    )
+    assert solution.ys is not None
+    failed = solution.result != diffrax.RESULTS.successful
+    points = jnp.where(failed, jnp.nan, solution.ys / scale[end])
+    points = points[0] if saves is None else points
+    return Flow(points, solution.result, solution.stats["num_steps"])
+
+
+def _total(alpha: Array, variance: Array, mixture: Mixture) -> Array:
+    """Return ``alpha^2 (1 + h^2) + sigma^2``, by which states of two clocks compare in scale."""
+    return alpha**2 * (1 + mixture.width**2) + variance
+
+
+def transport(
+    z: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+) -> Float[Array, "b d"]:
+    """Return the data points to which the reverse ODE carries noise ``z``, (b, d).
+
+    A solve that fails (see ``solve_flow``, which says why) gives NaN, never a guess.
+    Arguments and errors are those of ``solve_flow``.
+
+    >>> import diffrax
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> law = mixture(jnp.eye(2), kernel=Isotropic(0.1))
+    >>> z = jax.random.normal(jax.random.key(0), (4, 2))
+    >>> transport(z, law, Linear()).shape
+    (4, 2)
+    >>> transport(z, law, Linear(), clock=TimeClock(), solver=diffrax.Euler(), steps=500).shape
+    (4, 2)
+    """
+    options = dict(clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller)
+    return solve_flow(z, mixture, schedule, to_data=True, **options).points
+
+
+def encode(
+    x: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+) -> Float[Array, "b d"]:
+    """Return the noise from which ``transport`` reaches ``x``: its inverse, to the solver's tolerance.
+
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> law = mixture(jnp.eye(2), kernel=Isotropic(0.5))
+    >>> z = jnp.array([[0.3, -0.2]])
+    >>> bool(jnp.allclose(encode(transport(z, law, Linear()), law, Linear()), z, atol=1e-3))
+    True
+    """
+    options = dict(clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller)
+    return solve_flow(x, mixture, schedule, to_data=False, **options).points
+
+
+def trajectory(
+    z: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    points: int = 50,
+    **options: Any,
+) -> Float[Array, "points b d"]:
+    """Return ``points`` states of every trajectory, noise first, at equal intervals of the clock.
+
+    With the canonical clock the states are ``u``: noise and data both of unit scale.
+
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> trajectory(jnp.ones((3, 2)), mixture(jnp.eye(2), kernel=Isotropic(0.5)), Linear()).shape
+    (50, 3, 2)
+    """
+    return solve_flow(z, mixture, schedule, saves=points, **options).points
+
+
+def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
+    """Return how many velocity evaluations ``steps`` steps take; None for other than Runge-Kutta.
+
+    >>> evaluations(diffrax.Bosh3(), 9), evaluations(diffrax.Euler(), 500)
+    (28, 500)
+    """
+    if isinstance(solver, diffrax.Euler):
+        return steps
+    if not isinstance(solver, diffrax.AbstractERK):
+        return None
+    tableau = solver.tableau
+    return steps * (tableau.num_stages - tableau.fsal) + tableau.fsal

@@ -1,0 +1,265 @@
+r"""The jet of log p: one streaming pass over the data gives density, score and divergence.
+
+The data law is a mixture stored in *blocks*: the rows of a block share a centre ``c``, an orthonormal
+basis ``R`` and the variances ``v`` of their kernel along it. Diffused to ``x_t = alpha x_0 + sigma z``,
+the component of row ``m`` is, in the block's basis, a diagonal Gaussian at every time,
+
+    N( x_t ; alpha m, diag(1/lambda) ),        lambda = 1 / (alpha^2 v + sigma^2).
+
+With ``w_i`` the posterior weight of row i, a softmax over rows, everything is an average over rows:
+
+    log p           log-sum-exp of the logits
+    vector field    E_w[ A x + B m ]           (score, denoiser, velocity: see ``Reading``)
+    lap log p       -sum(lambda) + sum(alpha^2 lambda^2 Var_w[m])
+
+so a block costs two matrix products and one ``exp`` per (query, row) pair. Jets of disjoint parts of
+the data *merge* (law of total variance); a scan over blocks, several devices and mini-batches differ
+only in what is merged. The Laplacian is that of ``log p``, not of ``p``: ``lap p / p - |grad|^2``
+cancels catastrophically far from the data, the variance does not.
+
+Nothing of size (queries x rows) is ever held: queries are taken ``QUERY_TILE`` at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+QUERY_TILE = 1024
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of the mixture, stored block by block.
+
+    Attributes:
+        rows: ``m - c`` in the block's basis, zero where padded.
+        log_weights: Log of each row's weight in the whole mixture, ``-inf`` where padded.
+        centres: Each block's centre.
+        bases: Orthonormal columns, or None for the identity (isotropic kernels).
+        variances: Kernel variances along the basis.
+    """
+
+    rows: Float[Array, "k r d"]
+    log_weights: Float[Array, "k r"]
+    centres: Float[Array, "k d"]
+    bases: Float[Array, "k d d"] | None
+    variances: Float[Array, "k d"]
+
+
+class Jet(NamedTuple):
+    """Log density, vector field and Laplacian of the log density at each query.
+
+    ``field`` is the score unless another reading was asked for; ``laplacian`` is None unless asked for.
+    """
+
+    log_p: Float[Array, "b"]
+    field: Float[Array, "b d"]
+    laplacian: Float[Array, "b"] | None
+
+
+class Reading(NamedTuple):
+    """A vector field as a posterior average: ``E_w[A x + B m]``, per direction of a block's basis.
+
+    ``offset`` is ``alpha A + B``, the coefficient of the block's centre, in closed form so that
+    nothing cancels.
+    """
+
+    query: Array
+    row: Array
+    offset: Array
+
+
+Coefficients = Callable[[Array, Array, Array, Any], Reading]
+
+
+def score_reading(alpha: Array, precision: Array, variances: Array, _: Any) -> Reading:
+    """``grad log p = E_w[-lambda (x - alpha m)]``."""
+    return Reading(-precision, alpha * precision, jnp.zeros_like(alpha))
+
+
+def denoiser_reading(alpha: Array, precision: Array, variances: Array, _: Any) -> Reading:
+    """``E[x_0 | x_t] = E_w[m + alpha v lambda (x - alpha m)]``, regular also at ``alpha = 0``."""
+    gain = alpha * variances * precision
+    return Reading(gain, 1 - alpha * gain, jnp.ones_like(alpha))
+
+
+def velocity_reading(
+    alpha: Array, precision: Array, variances: Array, rates: tuple[Array, Array]
+) -> Reading:
+    """``dx/dt = alpha' E[x_0 | x_t] + sigma' E[z | x_t]``, regular at both ends of time.
+
+    Equal to ``b x - g^2/2 score`` (arXiv 2310.14458, Section 3) without its division by ``alpha``.
+
+    Args:
+        alpha: Scale of the signal.
+        precision: ``lambda``.
+        variances: Kernel variances ``v``.
+        rates: ``(d alpha/dt, d sigma^2/dt)``.
+    """
+    d_alpha, d_variance = rates
+    query = (d_alpha * alpha * variances + d_variance / 2) * precision
+    return Reading(query, d_alpha - alpha * query, d_alpha)
+
+
+def merge(first: Jet, second: Jet) -> Jet:
+    """Return the jet of the sum of two unnormalised laws. Associative and commutative.
+
+    Masses add; fields average with the masses as weights; Laplacians average too, plus the variance
+    between the two gradients (law of total variance), so ``field`` must be the score when they are kept.
+
+    >>> part = Jet(jnp.zeros(1), jnp.ones((1, 2)), jnp.zeros(1))
+    >>> float(merge(part, part).log_p[0])  # log 2
+    0.693...
+    """
+    log_p = jnp.logaddexp(first.log_p, second.log_p)
+    reference = jnp.where(jnp.isneginf(log_p), 0, log_p)  # both empty: no weights, not NaN
+    w1, w2 = jnp.exp(first.log_p - reference), jnp.exp(second.log_p - reference)
+    field = w1[:, None] * first.field + w2[:, None] * second.field
+    if first.laplacian is None or second.laplacian is None:
+        return Jet(log_p, field, None)
+    between = w1 * w2 * jnp.sum((first.field - second.field) ** 2, -1)
+    return Jet(log_p, field, w1 * first.laplacian + w2 * second.laplacian + between)
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix product in full float32: TF32 or bfloat16 would cost the logits all their digits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def block_weights(
+    x: Float[Array, "b d"], alpha: Array, precision: Array, rows: Array, log_weights: Array
+) -> tuple[Float[Array, "b r"], Float[Array, "b"]]:
+    """Return unnormalised posterior weights (largest 1) and the log density of the largest.
+
+    ``x`` is relative to the block's centre and in its basis. The square is expanded, which is what
+    makes it a matrix product; it loses digits in proportion to (block radius / sigma)^2 only, since
+    rows are relative to their block's centre.
+    """
+    logits = product(alpha * precision * x, rows.T)
+    logits += log_weights[None] - product(alpha**2 * precision, (rows**2).T) / 2
+    top = jax.lax.stop_gradient(jnp.max(logits, -1))
+    top = jnp.where(jnp.isneginf(top), 0, top)  # a block without weight: all weights 0, not NaN
+    normaliser = jnp.log(precision / (2 * jnp.pi)) - precision * x**2
+    return jnp.exp(logits - top[:, None]), top + jnp.sum(normaliser, -1) / 2
+
+
+def block_jet(
+    x: Float[Array, "b d"],
+    alpha: Array,
+    variance: Array,
+    block: Blocks,
+    coefficients: Coefficients,
+    rates: Any,
+    laplacian: bool,
+) -> Jet:
+    """Return one block's jet. ``alpha`` and ``variance`` are ``(1, 1)`` or one per query, ``(b, 1)``."""
+    rows, basis = block.rows, block.bases
+    variances, centre = block.variances[None], block.centres[None]
+    x = x - alpha * centre
+    x = x if basis is None else product(x, basis)
+    precision = 1 / (alpha**2 * variances + variance)
+
+    weights, log_top = block_weights(x, alpha, precision, rows, block.log_weights)
+    mass = jnp.sum(weights, -1)
+    empty = mass == 0
+    posterior = 1 / jnp.where(empty, 1, mass)[:, None]
+    mean = product(weights, rows) * posterior
+
+    reading = coefficients(alpha, precision, variances, rates)
+    field = reading.query * x + reading.row * mean
+    field = field if basis is None else product(field, basis.T)
+    field = field + reading.offset * centre
+    log_p = jnp.where(empty, -jnp.inf, log_top - jnp.log(posterior[:, 0]))
+    if not laplacian:
+        return Jet(log_p, field, None)
+    spread = jnp.maximum(product(weights, rows**2) * posterior - mean**2, 0)
+    return Jet(log_p, field, jnp.sum((alpha * precision) ** 2 * spread - precision, -1))
+
+
+def stream(
+    x_t: Float[Array, "b d"],
+    alpha: Array,
+    variance: Array,
+    blocks: Blocks,
+    *,
+    coefficients: Coefficients = score_reading,
+    rates: Any = None,
+    laplacian: bool = False,
+) -> Jet:
+    """Return the jet of the diffused law at ``x_t``, streamed over blocks.
+
+    O(b n d) time; O(b d + tile x block) memory, also under reverse-mode differentiation.
+
+    Args:
+        x_t: Queries, in the blocks' coordinates.
+        alpha: Scale of the signal, a scalar or one per query.
+        variance: ``sigma^2``, of the same shape.
+        blocks: The law at time 0.
+        coefficients: Which vector field to read (``score_reading`` by default).
+        rates: What ``coefficients`` needs beside, e.g. ``(d alpha/dt, d sigma^2/dt)``.
+        laplacian: Whether to compute the Laplacian of the log density too.
+    """
+    if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
+        expected = f"(queries, {blocks.rows.shape[-1]})"
+        raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
+
+    def one_tile(operands):
+        x, alpha, variance, rates = operands
+
+        @jax.checkpoint  # recompute tiles in reverse mode: memory must not grow with (queries x rows)
+        def step(jet: Jet, block: Blocks) -> tuple[Jet, None]:
+            new = block_jet(x, alpha, variance, block, coefficients, rates, laplacian)
+            return merge(jet, new), None
+
+        nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
+        start = Jet(nothing, jnp.zeros_like(x), jnp.zeros_like(nothing) if laplacian else None)
+        return jax.lax.scan(step, start, blocks)[0]
+
+    columns = (jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)) for v in (alpha, variance))
+    rates = jax.tree.map(lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), rates)
+    alpha, variance = columns
+    return over_tiles(one_tile, (x_t, alpha, variance, rates))
+
+
+def over_tiles(function: Callable, operands: tuple, tile: int = QUERY_TILE) -> Any:
+    """Apply ``function`` to tiles of the leading axis; operands with one row go to every tile."""
+    queries = operands[0].shape[0]
+    if queries <= tile:
+        return function(operands)
+    tiles = -(-queries // tile)
+    size = -(-queries // tiles)  # equal tiles: the least padding
+
+    leaves, tree = jax.tree.flatten(operands)
+    tiled = [leaf.shape[0] == queries and leaf.ndim == 2 for leaf in leaves]
+
+    def split(leaf):
+        # Padding repeats the first row, so that no padded query can be less regular than a real one.
+        padding = jnp.broadcast_to(leaf[:1], (tiles * size - queries, leaf.shape[1]))
+        return jnp.concatenate([leaf, padding]).reshape(tiles, size, leaf.shape[1])
+
+    def one(parts):
+        parts = iter(parts)
+        whole = [next(parts) if t else leaf for leaf, t in zip(leaves, tiled, strict=True)]
+        return function(jax.tree.unflatten(tree, whole))
+
+    out = jax.lax.map(one, [split(leaf) for leaf, t in zip(leaves, tiled, strict=True) if t])
+    return jax.tree.map(lambda a: a.reshape(tiles * size, *a.shape[2:])[:queries], out)
+
+
+__all__ = [
+    "Blocks",
+    "Jet",
+    "Reading",
+    "denoiser_reading",
+    "merge",
+    "score_reading",
+    "stream",
+    "velocity_reading",
+]

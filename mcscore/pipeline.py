@@ -1,0 +1,132 @@
+"""The whole method in one call: rows in, generator out."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mcscore.frames import Affine
+from mcscore.generator import MLP, Generator
+from mcscore.kernels import Dirac, Kernel
+from mcscore.mixtures import Mixture, as_table, mixture
+from mcscore.pairs import Pairs, generate_pairs
+from mcscore.schedules import Linear, Schedule
+from mcscore.training import History, train
+
+
+class Fit(NamedTuple):
+    """Everything that ``fit`` made on the way, and the seconds each stage took."""
+
+    generator: Generator
+    mixture: Mixture
+    pairs: Pairs
+    history: History
+    seconds: dict[str, float]
+
+
+def fit(key: Array, x: Any, **options: Any) -> Generator:
+    """Return a one-step generator of the rows of ``x``, in the units of ``x``.
+
+    Takes the options of ``fit_stages`` and raises its errors.
+
+    >>> x = jax.random.normal(jax.random.key(0), (300, 2)) * 5 + 100
+    >>> gen = fit(jax.random.key(1), x, pairs=500, network=MLP(width=16, depth=1), epochs=3)
+    >>> gen.sample(jax.random.key(2), 10).shape
+    (10, 2)
+    """
+    return fit_stages(key, x, **options).generator
+
+
+def fit_stages(
+    key: Array,
+    x: Any,
+    *,
+    kernel: Kernel = Dirac(),
+    frame: Any = Affine(),
+    schedule: Schedule = Linear(),
+    weights: Any = None,
+    pairs: int = 50_000,
+    labelling: Mapping[str, Any] | None = None,
+    network: MLP = MLP(),
+    progress: bool = False,
+    **training: Any,
+) -> Fit:
+    """Return the generator with the law, the labels and the history behind it.
+
+    Args:
+        key: Random key.
+        x: Data (n, d): an array, DataFrame, memory map or anything NumPy can view as numbers.
+        kernel: Which Gaussian each datum carries.
+        frame: Coordinates in which the law lives; columns are standardised by default.
+        schedule: How the law is diffused.
+        weights: Non-negative weights of the rows.
+        pairs: Number of labelled pairs.
+        labelling: Further options of ``generate_pairs``.
+        network: Architecture of the generator.
+        progress: Show progress bars.
+        **training: Further options of ``train``.
+
+    Raises:
+        ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
+            rows than columns, wrong rank, empty input, integers beyond 2^53.
+    """
+    check_table(x)
+    pair_key, train_key = jax.random.split(key)
+    seconds, start = {}, time.perf_counter()
+    law = mixture(x, kernel=kernel, weights=weights, frame=frame)
+    seconds["mixture"], start = time.perf_counter() - start, time.perf_counter()
+    made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **(labelling or {}))
+    seconds["labels"], start = time.perf_counter() - start, time.perf_counter()
+    generator, history = train(train_key, made, network=network, progress=progress, **training)
+    seconds["training"] = time.perf_counter() - start
+    about = dict(kernel=repr(kernel), frame=repr(frame), schedule=repr(schedule), pairs=pairs)
+    about |= dict(rows=len(np.asarray(x)), validation_loss=float(history.validation_loss.min()))
+    generator = Generator(generator.params, generator.frame, network, json.dumps(about))
+    return Fit(generator, law, made, history, seconds)
+
+
+def check_table(x: Any) -> None:
+    """Raise ``ValueError`` for tables from which no law of full dimension can be learned."""
+    names = getattr(x, "columns", None)
+    label = (lambda j: f"column {j}") if names is None else (lambda j: f"column {names[j]!r}")
+    raw = np.asarray(x)
+    table, dtype = as_table(x)
+    n, d = table.shape
+    if np.issubdtype(raw.dtype, np.integer) and (np.abs(table) > 2.0**53).any():
+        j = int(np.argmax(np.abs(table).max(0)))
+        raise ValueError(
+            f"x: integers of {label(j)} exceed 2^53 and would be rounded; convert them first"
+        )
+    if n <= d:
+        raise ValueError(f"x: expected more rows than columns, got {n} rows and {d} columns")
+    centred = table - table.mean(0)
+    scale = np.sqrt((centred**2).mean(0))
+    largest = np.abs(table).max(0)
+    for j in np.flatnonzero(scale <= 1e-13 * largest):
+        raise ValueError(f"x: {label(j)} is constant ({table[0, j]:g}); leave it out")
+    for j in np.flatnonzero(scale <= 4 * np.finfo(dtype).eps * largest):
+        raise ValueError(
+            f"x: {label(j)} varies by {scale[j]:.3g} around {table[0, j]:g}, less than {dtype} resolves; "
+            "subtract an offset or enable float64"
+        )
+    correlation = (centred / scale).T @ (centred / scale) / n
+    twins = np.argwhere(np.triu(np.abs(correlation) > 1 - 1e-12, 1))
+    if len(twins):
+        first, second = twins[0]
+        raise ValueError(
+            f"x: {label(second)} repeats {label(first)} (correlation {correlation[first, second]:+.0f}); "
+            "leave one out"
+        )
+    rank = np.linalg.matrix_rank(correlation, tol=1e-10 * d, hermitian=True)
+    if rank < d:
+        text = (
+            f"x: columns are linearly dependent (rank {rank} of {d}); samples will be noisy there"
+        )
+        warnings.warn(text, stacklevel=3)

@@ -1,0 +1,141 @@
+"""Pictures: samples side by side, score fields, trajectories, pair plots, training curves.
+
+Every function takes arrays and returns a matplotlib ``Figure``; matplotlib is imported when called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+INK, ACCENT, MUTED = "#1b3a57", "#d1495b", "#8d99a6"
+COLOURS = (INK, "#2e8b76", ACCENT, "#b8860b")
+
+
+def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install mcscore[plot]") from error
+    figure = Figure(layout="constrained", dpi=130, **options)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _bounds(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return limits that show all but the last few outliers of every column."""
+    low, high = np.quantile(x, [0.002, 0.998], axis=0)
+    margin = 0.08 * (high - low)
+    return low - margin, high + margin
+
+
+def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
+    """Return 2-D point sets side by side on equal axes."""
+    figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
+    low, high = _bounds(np.asarray(next(iter(sets.values()))))
+    for axis, colour, (name, points) in zip(axes[0], COLOURS, sets.items(), strict=False):
+        points = np.asarray(points)[:20_000]
+        size = 0.6 + 4_000 / (len(points) + 1_000)
+        axis.scatter(*points.T, s=size, c=colour, alpha=0.55, linewidths=0, rasterized=True)
+        axis.set(title=name, aspect="equal", xticks=[], yticks=[])
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def plot_score(
+    score: Callable[[np.ndarray], Any], data: Any, *, points: int = 24, title: str = ""
+) -> Any:
+    """Return the score field as arrows of equal length, coloured by magnitude, over the data."""
+    figure, axes = _figure(1, 1, figsize=(5, 4.4))
+    axis, data = axes[0, 0], np.asarray(data)
+    low, high = _bounds(data)
+    grid = np.stack(np.meshgrid(*np.linspace(low, high, points).T), -1).reshape(-1, 2)
+    field = np.asarray(score(grid.astype(np.float32)))
+    norm = np.linalg.norm(field, axis=1)
+    unit = field / np.maximum(norm, 1e-12)[:, None]
+    axis.scatter(*data[:5000].T, s=2, c=MUTED, alpha=0.3, linewidths=0)
+    arrows = axis.quiver(
+        *grid.T, *unit.T, norm, cmap="viridis", pivot="mid", scale=1.15 * points, width=0.004
+    )
+    figure.colorbar(arrows, label="|score|", shrink=0.85)
+    axis.set(title=title, aspect="equal", xticks=[], yticks=[])
+    return figure
+
+
+def plot_trajectories(paths: Any, *, title: str = "noise to data") -> Any:
+    """Return 2-D trajectories (times, n, 2): noise as open circles, data as dots."""
+    paths = np.asarray(paths)
+    figure, axes = _figure(1, 1, figsize=(4.6, 4.6))
+    axis = axes[0, 0]
+    axis.plot(paths[:, :, 0], paths[:, :, 1], color=INK, alpha=0.25, linewidth=0.6)
+    axis.scatter(
+        *paths[0].T, s=9, facecolors="none", edgecolors=MUTED, linewidths=0.7, label="noise z"
+    )
+    axis.scatter(*paths[-1].T, s=9, color=ACCENT, linewidths=0, label="data x", zorder=3)
+    axis.set(title=title, aspect="equal", xticks=[], yticks=[])
+    axis.legend(loc="upper right", frameon=True, framealpha=0.9)
+    return figure
+
+
+def plot_pairs(
+    sets: Mapping[str, Any], *, columns: int = 5, names: Any = None, title: str = ""
+) -> Any:
+    """Return a pair plot of the first ``columns`` columns: marginals and pairwise scatter, sets overlaid."""
+    tables = {name: np.asarray(table) for name, table in sets.items()}
+    first = next(iter(tables.values()))
+    d = min(columns, first.shape[1])
+    names = [f"column {j}" for j in range(d)] if names is None else list(names)
+    low, high = _bounds(first[:, :d])
+    figure, axes = _figure(d, d, figsize=(1.75 * d + 0.6, 1.75 * d + 0.8))
+    for i in range(d):
+        for j in range(d):
+            axis = axes[i, j]
+            if j > i:
+                axis.set_axis_off()
+                continue
+            for colour, (label, table) in zip((MUTED, ACCENT, INK), tables.items(), strict=False):
+                if i == j:
+                    bins = np.linspace(low[i], high[i], 40)
+                    axis.hist(
+                        table[:, i],
+                        bins,
+                        density=True,
+                        histtype="step",
+                        color=colour,
+                        label=label,
+                        lw=1.4,
+                    )
+                else:
+                    axis.scatter(
+                        table[:1500, j], table[:1500, i], s=2, c=colour, alpha=0.45, linewidths=0
+                    )
+            axis.set(xlim=(low[j], high[j]), xticks=[], yticks=[])
+            if i != j:
+                axis.set_ylim(low[i], high[i])
+            if i == d - 1:
+                axis.set_xlabel(names[j], fontsize=8)
+            if j == 0 and i:
+                axis.set_ylabel(names[i], fontsize=8)
+    figure.suptitle(title, fontweight="bold")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", frameon=False, bbox_to_anchor=(0.98, 0.93))
+    return figure
+
+
+def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> Any:
+    """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
+    figure, axes = _figure(1, 1, figsize=(5.4, 3.6))
+    axis = axes[0, 0]
+    for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+        axis.semilogy(history.train_loss, color=colour, alpha=0.35, lw=1)
+        axis.semilogy(history.validation_loss, color=colour, lw=1.6, label=name)
+        best = history.best_epoch
+        axis.plot(best, history.validation_loss[best], "o", color=colour, ms=4)
+    axis.set(title=title, xlabel="epoch", ylabel="mean squared error per coordinate")
+    axis.grid(alpha=0.25, which="both", linewidth=0.5)
+    axis.legend(title="validation (faint: training)", fontsize=8, title_fontsize=8, frameon=False)
+    return figure

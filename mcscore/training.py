@@ -1,0 +1,160 @@
+r"""Supervised training: least squares on the labelled pairs, ``min_theta mean |net(z) - x|^2``.
+
+(arXiv 2310.14458, Section 3.) One epoch is one compiled ``lax.scan``; between epochs the host only looks at the
+losses. The weights kept are the running average (EMA) with the best validation loss.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from mcscore.generator import MLP, Generator
+from mcscore.pairs import Pairs
+
+
+class History(NamedTuple):
+    """Losses per epoch (mean squared error per coordinate) and the epoch whose weights were kept."""
+
+    train_loss: Float[np.ndarray, "epochs"]
+    validation_loss: Float[np.ndarray, "epochs"]
+    best_epoch: int
+    stopped_early: bool
+
+
+class _State(NamedTuple):
+    params: Any
+    optimizer: Any
+    average: Any
+
+
+@lru_cache(maxsize=32)  # the same optimizer object for the same settings: no recompilation
+def default_optimizer(steps: int, peak: float = 2e-3) -> optax.GradientTransformation:
+    """Return Adam with a warm-up over 5 % of ``steps`` and cosine decay, gradients clipped to norm 1."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps=max(1, steps // 20), decay_steps=max(2, steps), end_value=peak / 100
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+
+def train(
+    key: Array,
+    pairs: Pairs,
+    *,
+    network: MLP = MLP(),
+    optimizer: optax.GradientTransformation | None = None,
+    epochs: int = 60,
+    batch_size: int | None = 1024,
+    validation: float = 0.1,
+    patience: int = 20,
+    ema: float = 0.99,
+    progress: bool = False,
+) -> tuple[Generator, History]:
+    """Return the generator that maps ``pairs.z`` to ``pairs.x`` best, and the losses on the way.
+
+    Args:
+        key: Random key.
+        pairs: Labelled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
+        network: Architecture.
+        optimizer: Any of optax; Adam with warm-up and cosine decay over all epochs by default.
+        epochs: Passes over the pairs, at most.
+        batch_size: Pairs per step; None for all of them, as the paper does.
+        validation: Share of the pairs held out.
+        patience: Epochs without a better validation loss before stopping.
+        ema: Decay per step of the averaged weights, 0 for none.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If the pairs do not match, are not finite, or a setting is out of range.
+        FloatingPointError: If the loss is not finite from the first epoch on.
+
+    >>> z = jax.random.normal(jax.random.key(0), (200, 2))
+    >>> gen, history = train(jax.random.key(1), Pairs(z, 2 * z), network=MLP(width=8, depth=1), epochs=2)
+    >>> gen(z).shape, len(history.train_loss)
+    ((200, 2), 2)
+    """
+    z, x = (jnp.asarray(part) for part in pairs)
+    if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
+        raise ValueError(
+            f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
+        )
+    if not bool(jnp.isfinite(z).all() & jnp.isfinite(x).all()):
+        raise ValueError("pairs: expected finite numbers")
+    for name, value, fits in (
+        ("epochs", epochs, epochs >= 1),
+        ("batch_size", batch_size, batch_size is None or batch_size >= 1),
+        ("validation", validation, 0 <= validation < 1),
+        ("patience", patience, patience >= 1),
+        ("ema", ema, 0 <= ema < 1),
+    ):
+        if not fits:
+            raise ValueError(f"{name}: out of range, got {value}")
+
+    split_key, init_key, epoch_key = jax.random.split(key, 3)
+    order = jax.random.permutation(split_key, len(z))
+    z, x = z[order], x[order]
+    held = round(validation * len(z))
+    held_out = (z[:held], x[:held]) if held else (z, x)
+    data = z[held:], x[held:]
+    batch = len(data[0]) if batch_size is None else min(batch_size, len(data[0]))
+    optimizer = optimizer or default_optimizer(epochs * (len(data[0]) // batch))
+
+    params = network.init(init_key, z.shape[1], z.dtype)
+    average = optax.ema(ema)
+    state = _State(params, optimizer.init(params), average.init(params))
+    best, best_loss, best_epoch, losses = params, np.inf, 0, []
+    bar = tqdm(range(epochs), "training", disable=not progress, leave=False)
+    for epoch in bar:
+        state, candidate, train_loss, loss = _epoch(
+            state,
+            jax.random.fold_in(epoch_key, epoch),
+            data,
+            held_out,
+            network,
+            optimizer,
+            batch,
+            ema,
+        )
+        losses.append((float(train_loss), float(loss)))
+        if losses[-1][1] < best_loss:
+            best, best_loss, best_epoch = candidate, losses[-1][1], epoch
+        bar.set_postfix(validation=f"{losses[-1][1]:.2e}")
+        if epoch - best_epoch >= patience:
+            break
+    if not np.isfinite(best_loss):
+        raise FloatingPointError(
+            "train: the loss was never finite; lower the optimizer's learning rate"
+        )
+    train_losses, validation_losses = np.array(losses).T
+    history = History(train_losses, validation_losses, best_epoch, len(losses) < epochs)
+    return Generator(best, pairs.frame, network), history
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
+def _epoch(state, key, data, held_out, network, optimizer, batch, ema):
+    """Return the state after one pass, the averaged weights, and their losses."""
+    z, x = data
+    average = optax.ema(ema)
+
+    def loss(params, z, x):
+        return jnp.mean((network.apply(params, z) - x) ** 2)
+
+    def step(carry, index):
+        state, _ = carry
+        value, gradient = jax.value_and_grad(loss)(state.params, z[index], x[index])
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged, average_state = average.update(params, state.average)
+        return (_State(params, optimizer_state, average_state), averaged), value
+
+    steps = len(z) // batch
+    order = jax.random.permutation(key, len(z))[: steps * batch].reshape(steps, batch)
+    (state, averaged), values = jax.lax.scan(step, (state, state.params), order)
+    return state, averaged, values.mean(), loss(averaged, *held_out)
