@@ -27,7 +27,7 @@ def checkerboard(key: Array, n: int) -> Points:
     cell = jax.random.randint(first, (n,), 0, 8)
     row = cell // 2
     corner = jnp.stack([2 * (cell % 2) + row % 2, row], 1)
-    return corner + jax.random.uniform(second, (n, 2)) - 2
+    return corner.astype(float) + jax.random.uniform(second, (n, 2)) - 2
 
 
 def moons(key: Array, n: int, noise: float = 0.08) -> Points:
@@ -54,7 +54,7 @@ def pinwheel(key: Array, n: int, arms: int = 5) -> Points:
     first, second = jax.random.split(key)
     arm = jax.random.randint(first, (n,), 0, arms)
     points = jax.random.normal(second, (n, 2)) * jnp.array([[0.3, 0.05]]) + jnp.array([[1.0, 0.0]])
-    angle = 2 * jnp.pi * arm / arms + 0.25 * jnp.exp(points[:, 0])
+    angle = 2 * jnp.pi * arm.astype(float) / arms + 0.25 * jnp.exp(points[:, 0])
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     x, y = points[:, 0], points[:, 1]
     return jnp.stack([cos * x - sin * y, sin * x + cos * y], 1)
@@ -120,7 +120,8 @@ class GaussianMixture(NamedTuple):
     def log_prob(self, x: Float[Array, "b d"]) -> Float[Array, "b"]:
         """Return the log density, in nats."""
         pdf = jax.scipy.stats.multivariate_normal.logpdf
-        parts = jax.vmap(lambda m, c: pdf(x, m, c))(self.means, self.covariances)
+        each_row = jax.vmap(pdf, (0, None, None))
+        parts = jax.vmap(each_row, (None, 0, 0))(x, self.means, self.covariances)
         return jax.nn.logsumexp(parts + jnp.log(self.weights)[:, None], 0)
 
     def diffused(self, alpha: Array, sigma: Array) -> GaussianMixture:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore.frames import as_array
 from mcscore.jet import (
     Jet,
     block_weights,
@@ -59,20 +59,21 @@ def evaluate(
     >>> evaluate(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).log_p.shape
     (1,)
     """
-    x_t = as_array(x_t)
+    x_t = jnp.asarray(x_t, mixture.dtype)
     t = jnp.asarray(t, x_t.dtype)
     if t.ndim > 1 or (t.ndim == 1 and t.shape != x_t.shape[:1]):
         raise ValueError(
             f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
         )
     alpha, variance, *rates = schedule.rates(t)
+    tangent = tuple(rates) if reading is velocity_reading else None
     return stream(
         x_t,
         alpha,
         variance,
         mixture.blocks,
         coefficients=reading,
-        rates=rates if reading is velocity_reading else None,
+        rates=tangent,
         laplacian=laplacian,
     )
 
@@ -137,14 +138,14 @@ class ScoreEstimate:
     """A Monte Carlo score, unpacked as ``score, standard_error = estimate``.
 
     Attributes:
-        score: The estimate.
-        standard_error: One standard deviation of each coordinate (delta method for the ratio).
-        effective_sample_size: ``1 / sum w^2`` of the weights, summed over mini-batches.
+        score: The estimate (b, d).
+        standard_error: One standard deviation of each coordinate (b, d), delta method for the ratio.
+        effective_sample_size: ``1 / sum w^2`` of the weights (b,), summed over mini-batches.
     """
 
-    score: Float[Array, "b d"]
-    standard_error: Float[Array, "b d"]
-    effective_sample_size: Float[Array, "b"]
+    score: Any
+    standard_error: Any
+    effective_sample_size: Any
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.score, self.standard_error))
@@ -187,7 +188,7 @@ def minibatch_score(
     """
     if batches < 1:
         raise ValueError(f"batches: expected at least 1, got {batches}")
-    x_t = as_array(x_t)
+    x_t = jnp.asarray(x_t, mixture.dtype)
     if x_t.ndim != 2 or x_t.shape[1] != mixture.dimension:
         raise ValueError(f"x_t: expected shape (queries, {mixture.dimension}), got {x_t.shape}")
     alpha, variance, *_ = schedule.rates(jnp.asarray(t, x_t.dtype))

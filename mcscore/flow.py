@@ -1,14 +1,15 @@
 r"""The probability flow between noise and data, integrated by diffrax.
 
 Every schedule gives the same trajectories up to scale and clock. The canonical clock integrates where
-the right-hand side is smoothest: with ``q^2 = s^2 + h^2`` (h: the kernel's reference width),
+the right-hand side is smoothest: with ``q^2 = s^2 + h^2`` (h: the kernel's reference width) and a law
+of variance ``g^2 + h^2`` (g = 1 for the Dirac kernel on standardised data),
 
-    p = asinh(1/q),      u = y / sqrt(1 + q^2),      y = x_t / alpha,
+    p = asinh(g/q),      u = y / sqrt(g^2 + q^2),      y = x_t / alpha,
 
-the flow ``du/dp`` vanishes for a standard Gaussian and is finite at both ends, ``q -> inf`` and
-``s -> 0``. In these variables ``u`` is itself a diffused law, with
+the flow ``du/dp`` vanishes for a Gaussian of that variance and is finite at both ends, ``q -> inf``
+and ``s -> 0``. In these variables ``u`` is itself a diffused law, with
 
-    alpha(p) = tanh p,      sigma^2(p) = 1 - (1 + h^2) tanh(p)^2,
+    alpha(p) = tanh(p) / g,      sigma^2(p) = 1 - (1 + h^2/g^2) tanh(p)^2,
 
 so that its velocity is the one reading of the jet that every schedule shares.
 """
@@ -26,8 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.fields import velocity
-from mcscore.frames import as_array
-from mcscore.mixtures import Mixture
+from mcscore.mixtures import Mixture, is_traced
 from mcscore.schedules import Schedule
 
 
@@ -37,12 +37,13 @@ class _Canonical(Schedule):
     """The canonical variables as a schedule whose time is ``p``."""
 
     width: Any
+    scale: Any
 
     def alpha(self, t: Array) -> Array:
-        return jnp.tanh(t)
+        return jnp.tanh(t) / self.scale
 
     def variance(self, t: Array) -> Array:
-        variance = 1 - (1 + self.width**2) * jnp.tanh(t) ** 2
+        variance = 1 - (1 + (self.width / self.scale) ** 2) * jnp.tanh(t) ** 2
         # Rounding must turn neither the variance negative nor, at its zero, its derivative to 0.
         return variance + jax.lax.stop_gradient(jnp.maximum(variance, 0) - variance)
 
@@ -54,9 +55,12 @@ class CanonicalClock:
     def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
         """Return the schedule to integrate in and its times ``(noise, data)``."""
         alpha, variance, *_ = schedule.rates(jnp.asarray([1, 0], dtype))
-        width = mixture.width.astype(dtype)
-        # asinh(alpha / sqrt(sigma^2 + h^2 alpha^2)): finite also where alpha = 0.
-        return _Canonical(width), jnp.arcsinh(alpha / jnp.sqrt(variance + (width * alpha) ** 2))
+        total = mixture.variance.astype(dtype)
+        h2 = jnp.minimum(mixture.width.astype(dtype) ** 2, 0.75 * total)
+        scale = jnp.where(total > 0, jnp.sqrt(total - h2), 1)
+        # asinh(g alpha / sqrt(sigma^2 + h^2 alpha^2)): finite also where alpha = 0.
+        times = jnp.arcsinh(scale * alpha / jnp.sqrt(variance + h2 * alpha**2))
+        return _Canonical(jnp.sqrt(h2), scale), times
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def solve_flow(
         ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
             ``stepsize_controller`` are given, or shapes do not fit.
     """
-    start = as_array(start)
+    start = jnp.asarray(start, mixture.dtype)
     if start.ndim != 2 or start.shape[1] != mixture.dimension:
         raise ValueError(f"start: expected shape (points, {mixture.dimension}), got {start.shape}")
     if steps is not None and stepsize_controller is not None:
@@ -123,11 +127,20 @@ def solve_flow(
     if steps is not None and steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     end_variance = schedule.variance(jnp.zeros((), start.dtype))
-    if not isinstance(end_variance, jax.core.Tracer) and end_variance == 0:
+    if not is_traced(end_variance) and end_variance == 0:
         mixture.require_width("flow")
     steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
-    numbers, choices = eqx.partition(stepsize_controller, eqx.is_array_like)
+    numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))
     return _solve(start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves)
+
+
+def _is_tolerance(controller: Any) -> Any:
+    """Mark the leaves of a controller to trace: tolerances; its other numbers decide structure."""
+
+    def traced(path, _):
+        return bool(path) and getattr(path[-1], "name", "") in ("rtol", "atol")
+
+    return jax.tree_util.tree_map_with_path(traced, controller)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
@@ -137,7 +150,9 @@ def _solve(
     inner, times = clock(mixture, schedule, start.dtype)
     # x_1 = sigma(1) z (the paper's start), in the clock's own scale at either end.
     outer = schedule.rates(jnp.asarray([1, 0], start.dtype))[:2]
-    scale = jnp.sqrt(_total(*inner.rates(times)[:2], mixture) / _total(*outer, mixture))
+    within = inner.rates(times)[:2]
+    reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
+    scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
     scale = scale * jnp.stack([jnp.sqrt(outer[1][0]), jnp.ones((), start.dtype)])
     begin, end = (0, 1) if to_data else (1, 0)
     t0, t1 = times[begin], times[end]
@@ -170,9 +185,10 @@ def _solve(
     return Flow(points, solution.result, solution.stats["num_steps"])
 
 
-def _total(alpha: Array, variance: Array, mixture: Mixture) -> Array:
-    """Return ``alpha^2 (1 + h^2) + sigma^2``, by which states of two clocks compare in scale."""
-    return alpha**2 * (1 + mixture.width**2) + variance
+def _total(moments: tuple[Array, Array], reference: Array) -> Array:
+    """Return the variance of ``x_t`` under a law of variance ``reference``: the clocks' scales."""
+    alpha, variance = moments
+    return alpha**2 * reference + variance
 
 
 def transport(
@@ -199,7 +215,9 @@ def transport(
     >>> transport(z, law, Linear(), clock=TimeClock(), solver=diffrax.Euler(), steps=500).shape
     (4, 2)
     """
-    options = dict(clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller)
+    options: Any = dict(
+        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+    )
     return solve_flow(z, mixture, schedule, to_data=True, **options).points
 
 
@@ -221,7 +239,9 @@ def encode(
     >>> bool(jnp.allclose(encode(transport(z, law, Linear()), law, Linear()), z, atol=1e-3))
     True
     """
-    options = dict(clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller)
+    options: Any = dict(
+        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+    )
     return solve_flow(x, mixture, schedule, to_data=False, **options).points
 
 
@@ -254,5 +274,5 @@ def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
         return steps
     if not isinstance(solver, diffrax.AbstractERK):
         return None
-    tableau = solver.tableau
+    tableau: Any = solver.tableau
     return steps * (tableau.num_stages - tableau.fsal) + tableau.fsal

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 
 def _like(parameter: Any, x: Any) -> Any:
@@ -53,9 +52,9 @@ class AffineFrame(Frame):
     array([[0., 2.]])
     """
 
-    shift: Float[Any, "d"]
-    matrix: Float[Any, "d d"]
-    inverse_matrix: Float[Any, "d d"]
+    shift: Any
+    matrix: Any
+    inverse_matrix: Any
 
     def forward(self, x: Any) -> Any:
         """Return ``(x - shift) @ matrix``."""
@@ -97,7 +96,8 @@ class Affine:
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> AffineFrame:
         """Return the frame in which ``x`` (n, d), weighted, has mean 0 and variance 1."""
-        weights = np.full(len(x), 1 / len(x)) if weights is None else weights / weights.sum()
+        weights = np.ones(len(x)) if weights is None else weights
+        weights = weights / weights.sum()
         shift = weights @ x
         centred = x - shift
         scale = np.sqrt(weights @ centred**2)
@@ -109,12 +109,6 @@ class Affine:
         root = np.sqrt(np.maximum(values, 1e-6 * values.max()))
         matrix = (vectors / root) @ vectors.T / scale[:, None]
         return AffineFrame(shift, matrix, vectors * root @ vectors.T * scale[None, :])
-
-
-def as_array(x: Any) -> Array:
-    """Return ``x`` as a JAX array in floating point, keeping a floating type it may already have."""
-    x = x if hasattr(x, "dtype") else np.asarray(x, dtype=float)
-    return jnp.asarray(x, None if jnp.issubdtype(x.dtype, jnp.floating) else float)
 
 
 FITTED = {frame.__name__: frame for frame in (AffineFrame,)}  # what a saved generator may hold

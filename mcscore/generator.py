@@ -26,7 +26,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mcscore import frames
-from mcscore.frames import as_array
 
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
@@ -45,10 +44,10 @@ class _Network(nn.Module):
     def __call__(self, z: Array) -> Array:
         hidden = z
         for _ in range(self.depth):
-            hidden = nn.Dense(self.width)(hidden)
+            hidden = nn.Dense(self.width, param_dtype=z.dtype)(hidden)
             hidden = getattr(nn, self.activation)(hidden)
         start = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
-        out = nn.Dense(z.shape[-1], kernel_init=start)(hidden)
+        out = nn.Dense(z.shape[-1], kernel_init=start, param_dtype=z.dtype)(hidden)
         return z + out if self.residual else out
 
 
@@ -90,8 +89,7 @@ class MLP:
 
     def init(self, key: Array, d: int, dtype: Any = jnp.float32) -> Any:
         """Return fresh parameters for ``d`` columns."""
-        params = self.module().init(key, jnp.zeros((1, d), dtype))["params"]
-        return jax.tree.map(lambda p: p.astype(dtype), params)
+        return self.module().init(key, jnp.zeros((1, d), dtype))["params"]
 
     def apply(self, params: Any, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
         """Return the network's output."""
@@ -138,7 +136,7 @@ class Generator:
         Raises:
             ValueError: If ``z`` has another number of columns.
         """
-        z = as_array(z)
+        z = jnp.asarray(z, self.dtype)
         if z.ndim != 2 or z.shape[1] != self.dimension:
             raise ValueError(f"z: expected shape (points, {self.dimension}), got {z.shape}")
         return _generate(self, z)

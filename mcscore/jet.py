@@ -39,18 +39,18 @@ class Blocks:
     """Rows of the mixture, stored block by block.
 
     Attributes:
-        rows: ``m - c`` in the block's basis, zero where padded.
-        log_weights: Log of each row's weight in the whole mixture, ``-inf`` where padded.
-        centres: Each block's centre.
-        bases: Orthonormal columns, or None for the identity (isotropic kernels).
-        variances: Kernel variances along the basis.
+        rows: ``m - c`` in the block's basis (k, r, d), zero where padded.
+        log_weights: Log of each row's weight in the whole mixture (k, r), ``-inf`` where padded.
+        centres: Each block's centre (k, d).
+        bases: Orthonormal columns (k, d, d), or None for the identity (isotropic kernels).
+        variances: Kernel variances along the basis (k, d).
     """
 
-    rows: Float[Array, "k r d"]
-    log_weights: Float[Array, "k r"]
-    centres: Float[Array, "k d"]
-    bases: Float[Array, "k d d"] | None
-    variances: Float[Array, "k d"]
+    rows: Any
+    log_weights: Any
+    centres: Any
+    bases: Any
+    variances: Any
 
 
 class Jet(NamedTuple):

@@ -12,11 +12,14 @@ evaluation of ``jet``. It runs once per mixture, on the host, in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from mcscore.jet import Blocks
+
+Number = Any  # a float to the user, a tracer under jit
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Kernel:
     """Base of all kernels: ``blocks`` lays out the data, ``width`` is their reference width."""
 
     @property
-    def width(self) -> float:
+    def width(self) -> Any:
         """Reference width ``h``: where the canonical clock stops to resolve the law."""
         raise NotImplementedError
 
@@ -46,7 +49,7 @@ class Dirac(Kernel):
     """
 
     @property
-    def width(self) -> float:
+    def width(self) -> Any:
         """Zero: the law has no width of its own."""
         return 0.0
 
@@ -67,10 +70,10 @@ class Isotropic(Kernel):
     0.1
     """
 
-    h: float
+    h: Number
 
     @property
-    def width(self) -> float:
+    def width(self) -> Any:
         """The bandwidth."""
         return self.h
 
@@ -111,4 +114,4 @@ def pack(
     for block, part in enumerate(parts):
         rows[block, : len(part)] = x[part] - centres[block]
         log_weights[block, : len(part)] = np.log(weights[part])
-    return Blocks(rows, log_weights, centres, None, variances)  # type: ignore[arg-type]
+    return Blocks(rows, log_weights, centres, None, variances)

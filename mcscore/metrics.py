@@ -40,7 +40,7 @@ def sliced_wasserstein(key: Array, x: Any, y: Any, *, projections: int = 256) ->
 def _sliced_wasserstein(key: Array, x: Array, y: Array, projections: int) -> Array:
     directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    levels = (jnp.arange(max(len(x), len(y))) + 0.5) / max(len(x), len(y))
+    levels = (jnp.arange(max(len(x), len(y)), dtype=x.dtype) + 0.5) / max(len(x), len(y))
 
     def quantiles(points: Array, direction: Array) -> Array:
         ordered = jnp.sort(jnp.matmul(points, direction, precision="highest"))
@@ -216,8 +216,8 @@ def classifier_accuracy(seed: int, x: Any, y: Any) -> float:
     other, the two halves swapped and averaged.
 
     >>> x = np.random.default_rng(0).normal(size=(400, 2))
-    >>> classifier_accuracy(0, x, x + 5)
-    1.0
+    >>> classifier_accuracy(0, x, x + 5) > 0.95
+    True
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore.frames import Identity, as_array
+from mcscore.frames import Identity
 from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel  # noqa: F401 (doctests)
 
@@ -31,11 +31,13 @@ class Mixture:
     Attributes:
         blocks: Rows, weights and kernels, in the coordinates of the frame.
         width: Reference width ``h`` of the kernel; 0 for the empirical measure.
+        variance: Variance of the law, averaged over its coordinates.
         frame: Map between the user's columns and the blocks' coordinates.
     """
 
     blocks: Blocks
-    width: Float[Array, ""]
+    width: Any
+    variance: Any
     frame: Any
 
     @property
@@ -102,11 +104,11 @@ class Mixture:
         (1,)
         """
         self.require_width("log_prob")
-        return _log_prob(as_array(x), self)
+        return _log_prob(jnp.asarray(x, self.dtype), self)
 
     def require_width(self, what: str) -> None:
         """Raise ``ValueError`` if the law is known to be a sum of point masses."""
-        if not isinstance(self.width, jax.core.Tracer) and self.width == 0:
+        if not is_traced(self.width) and self.width == 0:
             raise ValueError(
                 f"{what}: the empirical measure (kernel=Dirac()) is undefined without noise; "
                 "use a kernel with a width, such as Isotropic(h), or a schedule with sigma(0) > 0"
@@ -203,8 +205,26 @@ def mixture(
     table, weights = table[weights > 0], weights[weights > 0]
     fitted = frame if hasattr(frame, "forward") else frame.fit(table, weights)
     blocks = kernel.blocks(fitted.forward(table), weights, block_rows)
-    blocks = jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks)
-    return Mixture(blocks, jnp.asarray(kernel.width, dtype), fitted)
+    return Mixture(
+        jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks),
+        jnp.asarray(kernel.width, dtype),
+        jnp.asarray(_variance(blocks), dtype),
+        fitted,
+    )
+
+
+def _variance(blocks: Blocks) -> float:
+    """Return the law's variance per coordinate, within and between its blocks."""
+    weights = np.exp(blocks.log_weights)
+    mass = weights.sum(1)
+    within = (weights[..., None] * blocks.rows**2).sum() + mass @ blocks.variances.sum(1)
+    spread = blocks.centres - mass @ blocks.centres
+    return float(within + mass @ (spread**2).sum(1)) / blocks.centres.shape[1]
+
+
+def is_traced(value: Any) -> bool:
+    """Return whether ``value`` is only known inside a transformation, so that it cannot be checked."""
+    return isinstance(value, jax.core.Tracer)  # type: ignore[attr-defined]
 
 
 def as_table(x: Any, name: str = "x") -> tuple[Float[np.ndarray, "n d"], Any]:

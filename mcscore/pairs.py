@@ -19,7 +19,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -56,8 +56,8 @@ class Pairs:
         report: ``PairsReport``, or None for pairs made by hand.
     """
 
-    z: Float[Any, "n d"]
-    x: Float[Any, "n d"]
+    z: Any
+    x: Any
     frame: Any = None
     report: Any = None
 
@@ -86,7 +86,9 @@ class Sobol:
         from scipy.stats import norm, qmc
 
         seed = int(jax.random.bits(key, dtype=jnp.uint32))
-        sequence = qmc.Sobol(d, scramble=True, rng=seed).fast_forward(index * size)
+        sequence = qmc.Sobol(d, scramble=True, rng=seed)
+        if index:
+            sequence.fast_forward(index * size)
         with warnings.catch_warnings():  # chunks need not be powers of two
             warnings.simplefilter("ignore", UserWarning)
             uniform = sequence.random(size)
@@ -148,12 +150,14 @@ def generate_pairs(
             raise ValueError(f"{name}: expected at least 1, got {value}")
     chunk_size = min(chunk_size, n)
     noise_key, batch_key = jax.random.split(key)
-    options = dict(clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller)
+    options: Any = dict(
+        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+    )
 
     def chunk_law(index: int) -> Mixture:
         if minibatch is None:
             return mixture
-        return _subsample(jax.random.fold_in(batch_key, index), mixture, minibatch)
+        return _subsample(mixture, jax.random.fold_in(batch_key, index), minibatch)
 
     store = None
     if checkpoint is not None:

@@ -87,7 +87,9 @@ def fit_stages(
     generator, history = train(train_key, made, network=network, progress=progress, **training)
     seconds["training"] = time.perf_counter() - start
     about = dict(kernel=repr(kernel), frame=repr(frame), schedule=repr(schedule), pairs=pairs)
-    about |= dict(rows=len(np.asarray(x)), validation_loss=float(history.validation_loss.min()))
+    about |= dict(
+        rows=len(np.asarray(x)), validation_loss=float(np.nanmin(history.validation_loss))
+    )
     generator = Generator(generator.params, generator.frame, network, json.dumps(about))
     return Fit(generator, law, made, history, seconds)
 

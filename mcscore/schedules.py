@@ -27,12 +27,14 @@ that sweeping them never recompiles:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 Time = Float[ArrayLike, "*b"]
+Number = Any  # a float to the user, a tracer under jit: sweeping it never recompiles
 
 
 def _as_time(t: ArrayLike) -> Array:
@@ -120,7 +122,7 @@ class Linear(Schedule):
     (0.01, 1.0)
     """
 
-    eps: float = 0.01
+    eps: Number = 0.01
 
     def alpha(self, t: Array) -> Array:
         """Return ``1 - (1-eps) t``."""
@@ -163,8 +165,8 @@ class VP(Schedule):
     ``B(t) = beta_min t + (beta_max - beta_min) t^2 / 2`` (Song et al., arXiv 2011.13456).
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Number = 0.1
+    beta_max: Number = 20.0
 
     def _exponent(self, t: Array) -> Array:
         return t * (self.beta_min + (self.beta_max - self.beta_min) * t / 2)
@@ -190,8 +192,8 @@ class VP(Schedule):
 class VE(Schedule):
     """Variance-exploding: ``alpha = 1``, ``sigma = sigma_min (sigma_max/sigma_min)^t``."""
 
-    sigma_min: float = 0.01
-    sigma_max: float = 100.0
+    sigma_min: Number = 0.01
+    sigma_max: Number = 100.0
 
     def alpha(self, t: Array) -> Array:
         """Return 1."""

@@ -1,7 +1,7 @@
 r"""Supervised training: least squares on the labelled pairs, ``min_theta mean |net(z) - x|^2``.
 
-(arXiv 2310.14458, Section 3.) One epoch is one compiled ``lax.scan``; between epochs the host only looks at the
-losses. The weights kept are the running average (EMA) with the best validation loss.
+(arXiv 2310.14458, Section 3.) One epoch is one compiled ``lax.scan``; between epochs the host only
+looks at the losses. The weights kept are the running average (EMA) with the best validation loss.
 """
 
 from __future__ import annotations
@@ -149,9 +149,10 @@ def _epoch(state, key, data, held_out, network, optimizer, batch, ema):
     def step(carry, index):
         state, _ = carry
         value, gradient = jax.value_and_grad(loss)(state.params, z[index], x[index])
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        averaged, average_state = average.update(params, state.average)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            averaged, average_state = average.update(params, state.average)
         return (_State(params, optimizer_state, average_state), averaged), value
 
     steps = len(z) // batch

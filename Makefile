@@ -1,0 +1,31 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-fast lint clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+demo: setup  ## the whole method on built-in data: a table and pictures in out/
+	$(BIN)/python -m mcscore demo --out out
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: lint  ## everything, in float64 and once more in float32 as users run it
+	$(BIN)/pytest -n 2
+	MCSCORE_X64=0 $(BIN)/pytest -n 2 tests
+
+test-fast: setup
+	$(BIN)/pytest -n 2 -m "not slow" tests/test_schedules.py tests/test_fields.py tests/test_mixtures.py tests/test_structure.py
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

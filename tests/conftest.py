@@ -1,0 +1,30 @@
+"""Strict by default: float64, no silent promotion, every shape annotation checked at run time.
+
+``MCSCORE_X64=0`` runs the same suite in float32, as users do.
+"""
+
+import os
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+X64 = os.environ.get("MCSCORE_X64", "1") == "1"
+jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict" if X64 else "standard")
+jax.config.update("jax_num_cpu_devices", 2)
+
+with install_import_hook("mcscore", "beartype.beartype"):
+    import mcscore  # noqa: F401
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def tol():
+    """Return the tolerance that fits the precision of this run."""
+    return lambda double, single: double if X64 else single

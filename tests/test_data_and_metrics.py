@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import mcscore as mcs
+from mcscore import datasets, metrics, plotting
+
+
+@pytest.mark.parametrize("name", datasets.TWO_DIMENSIONAL)
+def test_two_dimensional_sets(name, key):
+    points = datasets.TWO_DIMENSIONAL[name](key, 4000)
+    assert points.shape == (4000, 2) and bool(jnp.isfinite(points).all())
+    np.testing.assert_array_equal(points, datasets.TWO_DIMENSIONAL[name](key, 4000))
+    assert (np.abs(np.asarray(points).mean(0)) < 0.3).all() and (
+        np.asarray(points).std(0) > 0.3
+    ).all()
+
+
+def test_checkerboard_is_uniform_on_eight_fields(key):
+    points = np.floor(np.asarray(datasets.checkerboard(key, 8000))).astype(int)
+    cells, counts = np.unique(points, axis=0, return_counts=True)
+    assert len(cells) == 8 and (cells.sum(1) % 2 == 0).all()
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("breast_cancer", (569, 30)), ("wine", (178, 13)),
+                                             ("digits", (1797, 64)), ("iris", (150, 4))])  # fmt: skip
+def test_tables(name, shape):
+    assert datasets.TABLES[name]().shape == shape
+
+
+def test_split_is_disjoint_and_whole():
+    parts = datasets.split(0, np.arange(101)[:, None], 0.5, 0.3, 0.2)
+    assert sorted(np.concatenate(parts)[:, 0]) == list(range(101))
+
+
+def test_gaussian_mixture_density_and_score(key):
+    mixture = datasets.random_gaussian_mixture(key, 3)
+    x = mixture.sample(key, 50_000)
+    # E[score] = 0 and E[x . score] = -d under the law itself (Stein)
+    score = mixture.score(x[:20_000])
+    assert float(jnp.abs(score.mean(0)).max()) < 0.1
+    np.testing.assert_allclose(jnp.sum(x[:20_000] * score, 1).mean(), -3, atol=0.2)
+
+
+def test_distances_of_equal_and_shifted_laws(key):
+    x, y = (jax.random.normal(k, (1500, 3)) for k in jax.random.split(key))
+    value, threshold = metrics.mmd(key, x, y)
+    assert value < threshold * 1.5
+    far = y + 1
+    assert metrics.mmd(key, x, far).value > 10 * threshold
+    assert abs(metrics.energy_distance(x, y)) < 0.02 < metrics.energy_distance(x, far)
+    np.testing.assert_allclose(metrics.sliced_wasserstein(key, x, x + 1), 1, atol=0.06)
+    assert metrics.sliced_wasserstein(key, x, y[:700]) < 0.15
+    assert metrics.column_kl(x, y).max() < 0.1 < metrics.column_kl(x, far).min()
+
+
+def test_energy_distance_against_the_double_loop(key):
+    x, y = (np.asarray(jax.random.normal(k, (40, 2))) for k in jax.random.split(key))
+    pairwise = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(2))  # noqa: E731
+    within = sum(pairwise(a, a).sum() / (40 * 39) for a in (x, y))
+    np.testing.assert_allclose(
+        metrics.energy_distance(x, y), 2 * pairwise(x, y).mean() - within, rtol=1e-4
+    )
+
+
+def test_mmd_against_the_double_loop(key):
+    x, y = (np.asarray(jax.random.normal(k, (40, 2))) for k in jax.random.split(key))
+    both = np.concatenate([x, y])
+    square = ((both[:, None] - both[None]) ** 2).sum(2)
+    gram = np.exp(-square / np.median(square))
+    xx, yy, xy = gram[:40, :40], gram[40:, 40:], gram[:40, 40:]
+    expected = sum((g.sum() - np.trace(g)) / (40 * 39) for g in (xx, yy)) - 2 * xy.mean()
+    np.testing.assert_allclose(metrics.mmd(key, x, y).value, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_mmd_keeps_its_level(key):
+    rejected = 0
+    for k in jax.random.split(key, 60):
+        x, y = (jax.random.normal(part, (60, 2)) for part in jax.random.split(k))
+        value, threshold = metrics.mmd(k, x, y)
+        rejected += value > threshold
+    assert rejected <= 9  # binomial(60, 0.05): 9 or fewer with probability 0.998
+
+
+def test_memorisation_tells_copies_from_fresh_draws():
+    rng = np.random.default_rng(0)
+    train, heldout, fresh = (rng.standard_normal((800, 3)) for _ in range(3))
+    assert metrics.memorisation(train + 1e-3, train, heldout).share == 1
+    assert abs(metrics.memorisation(fresh, train, heldout).share - 0.5) < 0.06
+
+
+def test_classifier_accuracy():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 800, 2))
+    assert abs(metrics.classifier_accuracy(0, x, y) - 0.5) < 0.06
+    assert metrics.classifier_accuracy(0, x, y + 3) > 0.9
+
+
+def test_metrics_name_bad_shapes(key):
+    for call in (metrics.energy_distance, metrics.column_kl):
+        with pytest.raises(ValueError, match="x, y: expected tables"):
+            call(np.zeros((3, 2)), np.zeros((3, 4)))
+
+
+def test_every_picture_draws(key, tmp_path):
+    x = datasets.moons(key, 200)
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.2))
+    history = mcs.History(np.ones(3), np.array([3.0, 1.0, 2.0]), 1, False)
+    figures = [
+        plotting.plot_samples({"data": x, "labels": x}, title="moons"),
+        plotting.plot_score(
+            lambda y: mcs.score(jnp.asarray(y, law.dtype), 0.1, law, mcs.Linear()), x
+        ),
+        plotting.plot_trajectories(mcs.trajectory(x[:9], law, mcs.Cosine(), points=5)),
+        plotting.plot_pairs({"data": datasets.wine(), "generated": datasets.wine()}),
+        plotting.plot_history({"moons": history}),
+    ]
+    for figure in figures:
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 5000

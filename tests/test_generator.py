@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import pickle
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mcscore as mcs
+from mcscore.training import _epoch
+
+SMALL = mcs.MLP(width=16, depth=2)
+
+
+def pairs(n=400, d=2, frame=None):
+    z = jax.random.normal(jax.random.key(0), (n, d))
+    return mcs.Pairs(z, jnp.sin(z) + z, frame)
+
+
+def small(**options):
+    options = dict(network=SMALL, epochs=3, batch_size=100) | options
+    return mcs.train(jax.random.key(1), pairs(), **options)
+
+
+def test_training_learns_a_map():
+    gen, history = mcs.train(
+        jax.random.key(1), pairs(4000), network=mcs.MLP(64, 2), epochs=40, batch_size=256
+    )
+    assert history.validation_loss[-1] < 3e-3 < history.validation_loss[0]
+    assert history.best_epoch == np.argmin(history.validation_loss)
+    z = jax.random.normal(jax.random.key(9), (500, 2))
+    assert float(jnp.mean((gen(z) - jnp.sin(z) - z) ** 2)) < 3e-3
+
+
+def test_residual_network_starts_as_the_identity():
+    z = jnp.ones((3, 2))
+    np.testing.assert_array_equal(SMALL.apply(SMALL.init(jax.random.key(0), 2, z.dtype), z), z)
+
+
+def test_paper_preset_and_full_batch():
+    network = mcs.MLP.paper(width=32)
+    gen, _ = small(network=network, batch_size=None, validation=0.0, optimizer=optax.adam(2e-3))
+    assert gen.params["Dense_0"]["kernel"].shape == (2, 32)
+    assert gen.params["Dense_1"]["kernel"].shape == (32, 32)
+    assert "Dense_3" not in gen.params
+
+
+def test_best_weights_are_kept_and_training_stops_early():
+    gen, history = small(optimizer=optax.sgd(3.0), epochs=30, patience=2, ema=0.0)
+    assert history.stopped_early and len(history.train_loss) < 30
+    kept = history.validation_loss[history.best_epoch]
+    assert kept == np.nanmin(history.validation_loss)
+    assert np.isfinite(np.asarray(gen(jnp.ones((1, 2))))).all()
+
+
+def test_training_never_recompiles():
+    small()
+    before = _epoch._cache_size()
+    small()
+    assert _epoch._cache_size() == before
+
+
+def test_bad_training_input_is_named():
+    z = jnp.zeros((5, 2))
+    cases = {
+        "pairs: expected z and x of one shape": mcs.Pairs(z, jnp.zeros((5, 3))),
+        "pairs: expected finite": mcs.Pairs(z, z.at[0, 0].set(jnp.nan)),
+    }
+    for message, bad in cases.items():
+        with pytest.raises(ValueError, match=message):
+            mcs.train(jax.random.key(0), bad)
+    for name, value in (
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("validation", 1.0),
+        ("patience", 0),
+        ("ema", 1.0),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: out of range"):
+            small(**{name: value})
+    with pytest.raises(FloatingPointError, match="never finite"):
+        small(optimizer=optax.sgd(1e30))
+    for options in ({"width": 0}, {"depth": 0}, {"activation": "eval"}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
+            mcs.MLP(**options)
+
+
+def test_samples_are_streamed_and_do_not_depend_on_their_number(key):
+    gen, _ = small()
+    many = gen.sample(key, 20_000)
+    assert many.shape == (20_000, 2)
+    np.testing.assert_array_equal(gen.sample(key, 10), many[:10])
+    assert gen.sample(key, 0).shape == (0, 2)
+    with pytest.raises(ValueError, match="n: expected"):
+        gen.sample(key, -1)
+    with pytest.raises(ValueError, match=r"z: expected shape \(points, 2\)"):
+        gen(jnp.ones((3, 5)))
+
+
+def test_generator_is_a_pytree():
+    gen, _ = small()
+    z = jnp.ones((3, 2))
+    np.testing.assert_allclose(jax.jit(lambda g, z: g(z))(gen, z), gen(z), rtol=1e-5)
+    assert jax.grad(lambda z: gen(z).sum())(z).shape == z.shape
+    assert isinstance(gen.params, dict)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    frame = mcs.Affine(whiten=True).fit(np.random.default_rng(0).standard_normal((50, 2)) * 7 + 3)
+    gen, _ = mcs.train(jax.random.key(1), pairs(frame=frame), network=SMALL, epochs=2)
+    gen = dataclasses.replace(gen, settings=json.dumps({"kernel": "Dirac()"}))
+    path = tmp_path / "model.safetensors"
+    gen.save(path)
+    return gen, path
+
+
+def test_saved_and_loaded_are_equal(saved, key):
+    gen, path = saved
+    back = mcs.load(path)
+    np.testing.assert_array_equal(back.sample(key, 100), gen.sample(key, 100))
+    assert back.network == gen.network and json.loads(back.settings) == {"kernel": "Dirac()"}
+    assert list(path.parent.iterdir()) == [path]  # nothing left aside
+    header = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])
+    assert {"versions", "network", "settings", "frame"} <= set(header["__metadata__"])
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+    gen, path = saved
+    before = path.read_bytes()
+
+    def full_disk(tensors, aside, metadata):
+        aside.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("mcscore.generator.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        gen.save(path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("executed",))
+
+
+DAMAGE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "headless": lambda data: data[:5],
+    "empty": lambda data: b"",
+    "pickle": lambda data: pickle.dumps(Bomb()),
+    "random": lambda data: np.random.default_rng(0).bytes(5000),
+    "huge header": lambda data: b"\xff" * 8 + data[8:],
+    "other format": lambda data: data.replace(b'"mcscore.generator"', b'"somebody.elses__"'),
+    "newer": lambda data: data.replace(b'"format_version":"1"', b'"format_version":"9"'),
+    "other network": lambda data: data.replace(b'\\"width\\": 16', b'\\"width\\": 17'),
+    "evil activation": lambda data: data.replace(b'\\"silu\\"', b'\\"eval\\"'),
+    "unknown frame": lambda data: data.replace(b"AffineFrame", b"Afgine_rame"),
+    "renamed tensor": lambda data: data.replace(b"params/Dense_0/bias", b"params/Dense_9/bias"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_and_foreign_files_are_refused(saved, case):
+    _, path = saved
+    data = DAMAGE[case](path.read_bytes())
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="path: .*model"):
+        mcs.load(path)
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match="no file"):
+        mcs.load("nowhere.safetensors")

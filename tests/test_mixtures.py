@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import mcscore as mcs
+from mcscore.mixtures import choose
+
+
+def test_rows_and_weights_survive_blocking():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1000, 3)), rng.random(1000)
+    law = mcs.mixture(x, weights=w, block_rows=64)
+    points, log_weights = law.points()
+    kept = np.isfinite(np.asarray(log_weights))
+    order = np.lexsort(np.asarray(points)[kept].T)
+    expected = np.lexsort(x.astype(law.dtype).T)
+    np.testing.assert_allclose(np.asarray(points)[kept][order], x[expected], atol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(np.asarray(log_weights)[kept][order]), (w / w.sum())[expected], rtol=1e-5
+    )
+    assert kept.mean() > 0.85  # padding
+
+
+def test_drawing_follows_the_weights(key):
+    w = np.array([1.0, 2.0, 3.0, 0.0, 4.0])
+    law = mcs.mixture(np.arange(5.0)[:, None], weights=w, kernel=mcs.Isotropic(1e-3), block_rows=2)
+    n = 40_000
+    drawn = np.round(np.asarray(law.sample(key, n))[:, 0])
+    share = np.array([(drawn == v).mean() for v in range(5)])
+    np.testing.assert_allclose(share, w / w.sum(), atol=4 * 0.5 / np.sqrt(n))
+    block, row = choose(key, law.blocks.log_weights, n)
+    assert np.isfinite(np.asarray(law.blocks.log_weights)[np.asarray(block), np.asarray(row)]).all()
+
+
+def test_subsample_has_the_size_asked_for(key):
+    law = mcs.mixture(np.random.default_rng(0).standard_normal((50, 2)), kernel=mcs.Isotropic(0.3))
+    for rows in (1, 10, 3000):
+        part = law.subsample(key, rows)
+        log_weights = np.asarray(part.blocks.log_weights)
+        assert np.isfinite(log_weights).sum() == rows
+        np.testing.assert_allclose(np.exp(log_weights).sum(), 1, rtol=1e-5)
+
+
+def test_density_integrates_to_one_and_matches_samples(key):
+    law = mcs.mixture(
+        mcs.datasets.moons(key, 200), kernel=mcs.Isotropic(0.2), frame=mcs.Affine(whiten=True)
+    )
+    axis = jnp.linspace(-4, 4, 161)
+    grid = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    mass = jnp.exp(law.log_prob(grid)).sum() * (axis[1] - axis[0]) ** 2
+    np.testing.assert_allclose(mass, 1, atol=1e-3)
+    drawn = law.sample(key, 20_000)
+    assert mcs.metrics.sliced_wasserstein(key, drawn, law.sample(jax.random.key(9), 20_000)) < 0.02
+
+
+def test_offset_survives_float64_input():
+    x = 1e6 + np.random.default_rng(0).standard_normal((300, 2))
+    law = mcs.mixture(x.astype(np.float64), kernel=mcs.Isotropic(0.3), frame=mcs.Affine())
+    np.testing.assert_allclose(np.asarray(law.points()[0]).std(0), 1, rtol=1e-2)
+
+
+BAD = {
+    "rank": (np.zeros(3), "non-empty table"),
+    "empty": (np.zeros((0, 2)), "non-empty table"),
+    "no columns": (np.zeros((2, 0)), "non-empty table"),
+    "nan": (np.array([[0.0, np.nan], [1.0, 2.0]]), "got nan in column 1, row 0"),
+    "inf": (pd.DataFrame({"a": [0.0, 1.0], "mass": [np.inf, 0]}), "inf in column 'mass'"),
+    "text": (pd.DataFrame({"a": [0.0, 1.0], "name": ["x", "y"]}), "'name'"),
+    "ragged": ([[1.0], [1.0, 2.0]], "table of numbers"),
+    "complex": (np.ones((2, 2)) * 1j, "real numbers"),
+    "huge": (np.array([[1e200], [1.0]]), "overflows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore:Casting complex")
+def test_bad_tables_are_named(case):
+    x, message = BAD[case]
+    with pytest.raises(ValueError, match="x: .*" + message):
+        mcs.mixture(x)
+
+
+@pytest.mark.parametrize("w", [[1.0], [-1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
+def test_bad_weights_are_named(w):
+    with pytest.raises(ValueError, match="weights: expected"):
+        mcs.mixture(np.eye(2), weights=w)
+
+
+def test_kernels_say_what_they_cannot_do(key):
+    with pytest.raises(ValueError, match="h: expected a positive"):
+        mcs.mixture(np.eye(2), kernel=mcs.Isotropic(0.0))
+    with pytest.raises(ValueError, match="empirical measure"):
+        mcs.mixture(np.eye(2)).log_prob(np.eye(2))
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
+        mcs.mixture(np.eye(2)).subsample(key, 0)
+
+
+FRAMES = {"identity": mcs.Identity(), "affine": mcs.Affine(), "whiten": mcs.Affine(whiten=True)}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_invert_and_know_their_jacobian(name, tol):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 3)) @ rng.standard_normal((3, 3)) * 10 + 50
+    frame = FRAMES[name].fit(x)
+    y = frame.forward(jnp.asarray(x))
+    np.testing.assert_allclose(frame.inverse(y), x, rtol=tol(1e-10, 1e-4))
+    jacobian = jax.vmap(jax.jacfwd(lambda row: frame.forward(row[None])[0]))(jnp.asarray(x[:5]))
+    expected = jnp.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(frame.log_det(jnp.asarray(x[:5])), expected, atol=tol(1e-10, 1e-4))
+    if name != "identity":
+        np.testing.assert_allclose(frame.forward(x).std(0), 1, rtol=1e-6)

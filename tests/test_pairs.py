@@ -1,0 +1,121 @@
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+import mcscore as mcs
+from mcscore.flow import _solve
+from tests.test_fields import table
+
+SCHEDULE = mcs.Linear()
+
+
+def law():
+    return mcs.mixture(table(300, 2), kernel=mcs.Isotropic(0.2))
+
+
+def make(n=250, **options):
+    return mcs.generate_pairs(jax.random.key(3), law(), SCHEDULE, n, chunk_size=100, **options)
+
+
+def test_pairs_are_transported_noise(tol):
+    pairs = make()
+    assert pairs.z.shape == pairs.x.shape == (250, 2)
+    np.testing.assert_allclose(
+        mcs.transport(pairs.z, law(), SCHEDULE), pairs.x, atol=tol(1e-12, 1e-5)
+    )
+
+
+def test_first_pairs_do_not_depend_on_their_number():
+    np.testing.assert_array_equal(make(150).x, make(250).x[:150])
+
+
+def test_report_measures_the_error():
+    coarse, fine = make(steps=3).report, make(steps=30).report
+    assert coarse.evaluations == 10 and fine.evaluations == 91
+    assert make().report.evaluations <= 30
+    assert coarse.error_rms > 10 * fine.error_rms > 0
+    assert coarse.nonfinite == 0 and coarse.pairs == 250
+    assert np.isnan(make(error_sample=0).report.error_rms)
+
+
+def test_one_program_for_all_chunks():
+    make()
+    before = _solve._cache_size()
+    make(350)
+    assert _solve._cache_size() == before
+
+
+def test_minibatch_is_the_papers_sampler():
+    """One mini-batch per chunk, the same for the whole trajectory."""
+    options = dict(minibatch=50, clock=mcs.TimeClock(), solver=diffrax.Euler(), steps=100)
+    pairs = make(**options)
+    again = make(**options)
+    np.testing.assert_array_equal(pairs.x, again.x)
+    whole = make(clock=mcs.TimeClock(), solver=diffrax.Euler(), steps=100)
+    np.testing.assert_array_equal(pairs.z, whole.z)
+    assert np.abs(np.asarray(pairs.x - whole.x)).max() > 0.01
+
+
+@pytest.mark.parametrize("noise", [mcs.Normal(), mcs.Sobol()])
+def test_noise_is_standard_normal(noise):
+    z = np.concatenate([noise.chunk(jax.random.key(1), k, 512, 3, float) for k in range(4)])
+    assert np.isfinite(z).all()
+    for column in z.T:
+        assert kstest(column, "norm").pvalue > 1e-3
+    if noise == mcs.Sobol():  # far more even than independent draws
+        assert np.abs(z.mean(0)).max() < 0.1 / np.sqrt(len(z))
+
+
+def test_interrupted_runs_resume(tmp_path, monkeypatch):
+    whole = make(checkpoint=tmp_path / "whole")
+    folder, calls = tmp_path / "cut", []
+    from mcscore import pairs as module
+
+    solve = module.solve_flow
+
+    def breaking(*args, **options):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return solve(*args, **options)
+
+    monkeypatch.setattr(module, "solve_flow", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        make(checkpoint=folder)
+    assert len(list(folder.iterdir())) == 2
+    first = folder / "chunk-000000.safetensors"
+    first.write_bytes(first.read_bytes()[:100])  # damaged: made again
+    resumed = make(checkpoint=folder)
+    assert len(calls) == 3 + 2 + 1  # the damaged, the missing one, and the error sample
+    np.testing.assert_array_equal(resumed.x, whole.x)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    make(checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint: .*another key, data or settings"):
+        make(steps=5, checkpoint=tmp_path)
+
+
+def test_nonfinite_pairs_are_reported(monkeypatch):
+    from mcscore import pairs as module
+
+    solve = module.solve_flow
+
+    def spoiled(*args, **options):
+        flow = solve(*args, **options)
+        return flow._replace(points=flow.points.at[0].set(jnp.nan))
+
+    monkeypatch.setattr(module, "solve_flow", spoiled)
+    with pytest.warns(RuntimeWarning, match="3 of 250 traj"):
+        pairs = make()
+    assert len(pairs.x) == 247 and pairs.report.nonfinite == 3
+    assert np.isfinite(np.asarray(pairs.x)).all()
+
+
+def test_bad_arguments_are_named():
+    for options, message in (({"n": 0}, "n: expected"), ({"minibatch": 0}, "rows: expected")):
+        with pytest.raises(ValueError, match=message):
+            make(**options)

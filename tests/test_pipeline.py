@@ -1,0 +1,142 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import mcscore as mcs
+from mcscore.cli import main
+from tests.conftest import X64
+
+QUICK = dict(pairs=300, network=mcs.MLP(width=16, depth=1), epochs=2)
+GOOD = np.random.default_rng(0).standard_normal((50, 3))
+
+
+@pytest.mark.parametrize("view", [np.asarray, pd.DataFrame, np.float32, lambda x: x.tolist()])
+def test_anything_numpy_can_view(view, key):
+    made = mcs.fit_stages(key, view(GOOD * [1, 10, 100] + 5), **QUICK)
+    samples = made.generator.sample(key, 500)
+    assert samples.shape == (500, 3) and np.isfinite(np.asarray(samples)).all()
+    assert set(made.seconds) == {"mixture", "labels", "training"}
+    assert json.loads(made.generator.settings)["rows"] == 50
+
+
+def test_memory_map(tmp_path, key):
+    np.save(tmp_path / "x.npy", GOOD)
+    mcs.fit(key, np.load(tmp_path / "x.npy", mmap_mode="r"), **QUICK)
+
+
+def with_column(j, values):
+    x = GOOD.copy()
+    x[:, j] = values
+    return x
+
+
+BAD = {
+    "nan": (with_column(1, np.nan), "nan in column 1"),
+    "inf": (with_column(2, np.inf), "inf in column 2"),
+    "constant": (with_column(1, 7.0), "column 1 is constant"),
+    "constant, named": (
+        pd.DataFrame(with_column(1, 7.0), columns=["a", "b", "c"]),
+        "column 'b' is constant",
+    ),
+    "duplicate": (with_column(2, GOOD[:, 0]), "column 2 repeats column 0"),
+    "mirrored": (with_column(2, 3 - 2 * GOOD[:, 0]), "column 2 repeats column 0"),
+    "few rows": (GOOD[:3], "more rows than columns, got 3 rows and 3 columns"),
+    "rank": (GOOD[:, 0], "non-empty table"),
+    "cube": (GOOD[None], "non-empty table"),
+    "empty": (GOOD[:0], "non-empty table"),
+    "integers": (np.array([[2**60, 1], [2**61, 2], [5, 7]]), "integers of column 0 exceed 2"),
+    "text": (np.array([["a", "b"]] * 3), "table of numbers"),
+    "objects": (np.array([[None, 1]] * 3), "table of numbers|finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_before_any_work(case, key, monkeypatch):
+    monkeypatch.setattr("mcscore.pipeline.mixture", lambda *a, **k: pytest.fail("work was done"))
+    x, message = BAD[case]
+    with pytest.raises(ValueError, match="x: .*(" + message + ")"):
+        mcs.fit(key, x, **QUICK)
+
+
+@pytest.mark.skipif(X64, reason="float64 resolves it")
+def test_offset_beyond_float32(key):
+    with pytest.raises(ValueError, match="less than float32 resolves"):
+        mcs.fit(key, (GOOD + 1e9).astype(np.float64), **QUICK)
+
+
+def test_dependent_columns_are_warned_about(key):
+    x = np.column_stack([GOOD, GOOD.sum(1)])
+    with pytest.warns(UserWarning, match="rank 3 of 4"):
+        mcs.fit(key, x, **QUICK)
+
+
+@pytest.mark.slow
+def test_generated_samples_follow_the_law(key):
+    x = np.asarray(mcs.datasets.moons(key, 3000)) * [3, 40] + [100, 7]
+    made = mcs.fit_stages(key, x.astype(np.float32), pairs=20_000, epochs=30)
+    labels = made.mixture.frame.inverse(made.pairs.x)
+    samples = made.generator.sample(key, 3000)
+    np.testing.assert_allclose(np.asarray(samples).std(0), np.asarray(labels).std(0), rtol=0.03)
+    scale = x.std(0)
+    standard = [np.asarray(rows) / scale for rows in (samples, labels[:3000])]
+    distance = mcs.metrics.sliced_wasserstein(key, *standard)
+    assert distance < 0.06
+
+
+def test_command_line(tmp_path, capsys):
+    csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
+    pd.DataFrame(GOOD, columns=["a", "b", "c"]).to_csv(csv, index=False)
+    assert main(["fit", str(csv), "--out", str(model), "--pairs", "200", "--epochs", "1"]) == 0
+    assert main(["sample", str(model), "-n", "7", "--out", str(out)]) == 0
+    samples = pd.read_csv(out)
+    assert list(samples.columns) == ["a", "b", "c"] and samples.shape == (7, 3)
+    np.savez(tmp_path / "x.npz", train=GOOD, test=GOOD)
+    assert (
+        main(
+            ["fit", str(tmp_path / "x.npz"), "--out", str(model), "--pairs", "200", "--epochs", "1"]
+        )
+        == 0
+    )
+    assert main(["sample", str(model), "--out", str(tmp_path / "s.npy"), "-n", "3"]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (3, 3)
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("a,b\n1,oops\n")
+    before = tmp_path / "m.safetensors"
+    before.write_text("not a model")
+    for arguments, message in (
+        (["fit", str(tmp_path / "no.csv"), "--out", "m"], "no file"),
+        (
+            ["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "m")],
+            "numbers separated by commas",
+        ),
+        (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "no" / "m")], "x.csv|no folder"),
+        (["sample", str(before), "--out", "s.csv"], "damaged"),
+        (["sample", str(before), "--out", "s.csv", "-n", "0"], "-n"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert any(part in error for part in message.split("|")), error
+    assert before.read_text() == "not a model"
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(report) == {"checkerboard", "two_spirals", "breast_cancer", "wine"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".json"}
+    assert "generated" in capsys.readouterr().out
+
+
+def test_module_and_help():
+    run = [sys.executable, "-m", "mcscore", "--help"]
+    text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert all(word in text for word in ("demo", "fit", "sample"))
+    assert jax.devices()

@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mcscore as mcs
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Power(mcs.Schedule):
+    """A user's own schedule."""
+
+    power: float = 2.0
+
+    def alpha(self, t):
+        return 1 - t**self.power
+
+    def variance(self, t):
+        return t
+
+
+SCHEDULES = {
+    "linear": mcs.Linear,
+    "cosine": mcs.Cosine,
+    "vp": mcs.VP,
+    "ve": mcs.VE,
+    "rectified": mcs.Rectified,
+    "own": Power,
+}
+T = np.linspace(0.05, 0.95, 7)
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_sde_coefficients_are_derivatives(make, tol):
+    schedule, h = make(), tol(1e-6, 1e-2)
+    t = jnp.asarray(T)
+    alpha, sigma = schedule(t)
+    up, down = schedule(t + h), schedule(t - h)
+    b = (jnp.log(up[0]) - jnp.log(down[0])) / (2 * h)
+    rate = (up[1] ** 2 - down[1] ** 2) / (2 * h)
+    np.testing.assert_allclose(schedule.drift(t), b, rtol=tol(1e-7, 2e-2), atol=tol(1e-9, 1e-3))
+    expected = rate - 2 * b * sigma**2
+    np.testing.assert_allclose(
+        schedule.diffusion(t), expected, rtol=tol(1e-7, 2e-2), atol=tol(1e-9, 1e-3)
+    )
+    assert alpha.shape == sigma.shape == t.shape
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_time_inverts_noise_ratio_and_ratio_grows(make, tol):
+    schedule = make()
+    t = jnp.asarray(T)
+    s = schedule.noise_ratio(t)
+    assert (jnp.diff(s) > 0).all()
+    np.testing.assert_allclose(schedule.time(s), t, atol=tol(1e-12, 1e-5))
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_equal_values_are_equal_printable_and_share_a_program(make):
+    assert make() == make() and hash(make()) == hash(make()) and repr(make()).endswith(")")
+    traces = []
+
+    @jax.jit
+    def ratio(schedule, t):
+        traces.append(None)
+        return schedule.noise_ratio(t)
+
+    for t in (0.1, 0.2):
+        ratio(make(), t)
+    assert len(traces) == 1
+
+
+def test_paper_schedule():
+    alpha, sigma = mcs.Linear(eps=0.01)(jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(alpha, [1, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(sigma**2, [0.01, 1], rtol=1e-6)
+
+
+def test_ends_are_exact():
+    assert float(mcs.Cosine()(1.0)[0]) == 0 and float(mcs.Rectified()(1.0)[0]) == 0
+    for schedule in (mcs.Cosine(), mcs.Rectified(), mcs.VP()):
+        assert float(schedule(0.0)[1]) == 0

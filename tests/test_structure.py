@@ -1,0 +1,114 @@
+"""Imports point one way, imports stay light, the public names and the README are what they say."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mcscore as mcs
+
+ROOT = Path(mcs.__file__).parent
+ORDER = [  # a file may import from files before it only
+    "schedules", "jet", "frames", "metrics", "datasets", "plotting",
+    "kernels", "mixtures", "fields", "flow", "pairs", "generator", "training", "pipeline", "cli",
+]  # fmt: skip
+ALONE = {"schedules", "jet", "frames", "metrics", "datasets", "plotting"}
+OWNERS = {"diffrax": {"flow", "pairs"}, "flax": {"generator"}, "optax": {"training"}}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_point_one_way():
+    files = {path.stem: path for path in ROOT.glob("*.py")}
+    assert set(files) - {"__init__", "__main__"} == set(ORDER)
+    for name in ORDER:
+        inner = {m.split(".")[1] for m in imported(files[name]) if m.startswith("mcscore.")}
+        inner |= {
+            m.split(".")[1] for m in imported(files[name]) if m.startswith("mcscore.mcscore.")
+        }
+        assert all(ORDER.index(other) < ORDER.index(name) for other in inner & set(ORDER)), name
+        if name in ALONE:
+            assert not inner, name
+        if name == "generator":
+            assert not inner & {"flow", "pairs", "training"}
+        for library, owners in OWNERS.items():
+            uses = any(m.split(".")[0] == library for m in imported(files[name]))
+            assert not uses or name in owners, f"{library} in {name}"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, mcscore; bad = {'matplotlib', 'sklearn', 'pandas', 'torch'} & set(sys.modules);"
+        "assert not bad, bad; import jax; assert not jax.config.jax_enable_x64"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+SIGNATURES = {
+    "score": "x_t t mixture schedule",
+    "denoise": "x_t t mixture schedule",
+    "log_density": "x_t t mixture schedule",
+    "divergence": "x_t t mixture schedule",
+    "velocity": "x_t t mixture schedule",
+    "minibatch_score": "key x_t t mixture schedule * batch_size batches",
+    "transport": "z mixture schedule * clock solver steps stepsize_controller",
+    "encode": "x mixture schedule * clock solver steps stepsize_controller",
+    "generate_pairs": "key mixture schedule n * noise minibatch clock solver steps stepsize_controller "
+    "chunk_size error_sample checkpoint progress",
+    "train": "key pairs * network optimizer epochs batch_size validation patience ema progress",
+    "fit": "key x **",
+    "mixture": "x * kernel weights frame block_rows",
+    "load": "path",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signatures(name):
+    words, starred = [], False
+    for parameter in inspect.signature(getattr(mcs, name)).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            words, starred = [*words, "*"], True
+        words.append("**" if parameter.kind is parameter.VAR_KEYWORD else parameter.name)
+    assert " ".join(words) == SIGNATURES[name]
+
+
+def test_public_names_exist_and_are_documented():
+    assert sorted(mcs.__all__) == sorted(set(mcs.__all__))
+    for name in mcs.__all__:
+        value = getattr(mcs, name)
+        assert inspect.getdoc(value), name
+        if inspect.isfunction(value):
+            assert ">>>" in inspect.getdoc(value) or name in ("load", "solve_flow", "fit_stages"), (
+                name
+            )
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT.parent / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert len(blocks) >= 2
+    quick = {"10_000": "50", "100_000": "500", "50_000": "500", "epochs=60": "epochs=2"}
+    scope = {}
+    for block in blocks:
+        for long, short in quick.items():
+            block = block.replace(long, short)
+        exec(compile(block, "README.md", "exec"), scope)
+
+
+def test_nothing_names_this_workplace():
+    words = ["/wo" + "rk/", ".libra" + "ry", "pypi" + ".org"]
+    for path in ROOT.parent.rglob("*"):
+        if path.suffix in {".py", ".md", ".toml", ".cff", ".ipynb"} and ".venv" not in path.parts:
+            text = path.read_text(errors="ignore")
+            assert not any(word in text for word in words), path
