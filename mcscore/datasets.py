@@ -113,8 +113,8 @@ class GaussianMixture(NamedTuple):
         """Return ``n`` independent draws."""
         first, second = jax.random.split(key)
         component = jax.random.choice(first, len(self.weights), (n,), p=self.weights)
-        roots = jnp.linalg.cholesky(self.covariances)
-        noise = jax.random.normal(second, (n, self.means.shape[1]), self.means.dtype)
+        roots = jnp.linalg.cholesky(jnp.asarray(self.covariances))
+        noise = jax.random.normal(second, (n, self.means.shape[1]))
         return self.means[component] + jnp.einsum("nij,nj->ni", roots[component], noise)
 
     def log_prob(self, x: Float[Array, "b d"]) -> Float[Array, "b"]:
@@ -126,7 +126,7 @@ class GaussianMixture(NamedTuple):
 
     def diffused(self, alpha: Array, sigma: Array) -> GaussianMixture:
         """Return the law of ``alpha x + sigma z``, again a Gaussian mixture."""
-        noise = sigma**2 * jnp.eye(self.means.shape[1], dtype=self.means.dtype)
+        noise = sigma**2 * jnp.eye(self.means.shape[1])
         return GaussianMixture(
             self.weights, alpha * self.means, alpha**2 * self.covariances + noise[None]
         )

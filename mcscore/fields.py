@@ -75,6 +75,7 @@ def evaluate(
         coefficients=reading,
         rates=tangent,
         laplacian=laplacian,
+        exact=reading is not velocity_reading,
     )
 
 

@@ -96,14 +96,13 @@ class Affine:
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> AffineFrame:
         """Return the frame in which ``x`` (n, d), weighted, has mean 0 and variance 1."""
-        weights = np.ones(len(x)) if weights is None else weights
-        weights = weights / weights.sum()
-        shift = weights @ x
+        share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
+        shift = share @ x
         centred = x - shift
-        scale = np.sqrt(weights @ centred**2)
+        scale = np.sqrt(share @ centred**2)
         if not self.whiten:
             return AffineFrame(shift, np.diag(1 / scale), np.diag(scale))
-        correlation = (centred / scale).T @ (weights[:, None] * (centred / scale))
+        correlation = (centred / scale).T @ (share[:, None] * (centred / scale))
         values, vectors = np.linalg.eigh(correlation)
         # Directions flatter than 1e-6 of the rest are noise of the arithmetic: do not blow them up.
         root = np.sqrt(np.maximum(values, 1e-6 * values.max()))

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -192,6 +193,7 @@ def stream(
     coefficients: Coefficients = score_reading,
     rates: Any = None,
     laplacian: bool = False,
+    exact: bool = False,
 ) -> Jet:
     """Return the jet of the diffused law at ``x_t``, streamed over blocks.
 
@@ -205,16 +207,19 @@ def stream(
         coefficients: Which vector field to read (``score_reading`` by default).
         rates: What ``coefficients`` needs beside, e.g. ``(d alpha/dt, d sigma^2/dt)``.
         laplacian: Whether to compute the Laplacian of the log density too.
+        exact: Compute a tile in float64 where float32 would lose digits to the expanded square
+            (see ``loses_digits``), as public fields do; the flow's own error is far larger.
     """
     if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
         expected = f"(queries, {blocks.rows.shape[-1]})"
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
 
-    def one_tile(operands):
+    def plain(operands: Any, blocks: Blocks) -> Jet:
         x, alpha, variance, rates = operands
 
         @jax.checkpoint  # recompute tiles in reverse mode: memory must not grow with (queries x rows)
         def step(jet: Jet, block: Blocks) -> tuple[Jet, None]:
+            block = _cast(block, x.dtype)
             new = block_jet(x, alpha, variance, block, coefficients, rates, laplacian)
             return merge(jet, new), None
 
@@ -224,8 +229,56 @@ def stream(
 
     columns = (jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)) for v in (alpha, variance))
     rates = jax.tree.map(lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), rates)
-    alpha, variance = columns
-    return over_tiles(one_tile, (x_t, alpha, variance, rates))
+    one_tile = _with_care(plain) if exact and x_t.dtype == jnp.float32 else plain
+    return over_tiles(lambda operands: one_tile(operands, blocks), (x_t, *columns, rates))
+
+
+def _with_care(plain: Callable) -> Callable:
+    """Return ``plain``, evaluated in float64 where float32 would lose digits.
+
+    JAX cannot transform float64 code where x64 is off: ``vmap`` and differentiation take ``plain``.
+    """
+
+    def in_double(operands: Any, blocks: Blocks) -> Jet:
+        with _enable_x64(True):
+            return _cast(plain(_cast(operands, jnp.float64), blocks), jnp.float32)
+
+    @jax.custom_batching.custom_vmap
+    def careful(operands: Any, blocks: Blocks) -> Jet:
+        x, alpha, variance, _ = operands
+        needed = loses_digits(x, alpha, variance, blocks)
+        return jax.lax.cond(needed, in_double, plain, operands, blocks)
+
+    @careful.def_vmap
+    def _(_, batched, operands, blocks):
+        axes = jax.tree.map(lambda b: 0 if b else None, batched)
+        out = jax.vmap(plain, in_axes=tuple(axes))(operands, blocks)
+        return out, jax.tree.map(lambda _: True, out)
+
+    differentiable = jax.custom_jvp(careful)
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
+    return differentiable
+
+
+def loses_digits(x_t: Array, alpha: Array, variance: Array, blocks: Blocks) -> Array:
+    """Return whether float32's rounding of the expanded square may reach 1e-4 in a logit.
+
+    The logit ``-lambda |x - alpha m|^2 / 2`` is a difference of terms of size ``lambda |x|^2`` and
+    ``lambda |alpha m|^2``, each rounded to one part in 2^24.
+    """
+    precision = 1 / (alpha**2 * blocks.variances.min() + variance)
+    reach = jnp.max(jnp.sum(x_t**2, 1)) + jnp.max(alpha**2) * jnp.max(jnp.sum(blocks.centres**2, 1))
+    return jnp.max(precision) * reach * 2.0**-24 > 1e-4
+
+
+if hasattr(jax, "enable_x64"):
+    _enable_x64 = jax.enable_x64
+else:  # jax < 0.8
+    from jax.experimental import enable_x64 as _enable_x64  # type: ignore[attr-defined]
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, dtype), tree)
 
 
 def over_tiles(function: Callable, operands: tuple, tile: int = QUERY_TILE) -> Any:

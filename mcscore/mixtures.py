@@ -126,7 +126,7 @@ class Mixture:
 @jax.jit
 def _log_prob(x: Array, law: Mixture) -> Array:
     one = jnp.ones((), x.dtype)
-    log_p = stream(law.frame.forward(x), one, jnp.zeros_like(one), law.blocks).log_p
+    log_p = stream(law.frame.forward(x), one, jnp.zeros_like(one), law.blocks, exact=True).log_p
     return log_p + law.frame.log_det(x)
 
 

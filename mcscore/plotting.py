@@ -5,6 +5,7 @@ Every function takes arrays and returns a matplotlib ``Figure``; matplotlib is i
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,14 @@ def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install mcscore[plot]") from error
-    figure = Figure(layout="constrained", dpi=130, **options)
+
+    class Picture(Figure):  # a Figure that notebooks show without pyplot
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=66)  # notebooks stay small
+            return buffer.getvalue()
+
+    figure = Picture(layout="constrained", dpi=110, **options)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -64,7 +64,7 @@ def test_jet_matches_the_loop(kernel, d, s, far, tol):
     bound = tol(1e-10, 1e-4)
     np.testing.assert_allclose(found.log_p, expected[0], rtol=bound, atol=bound)
     assert relative(found.field, expected[1]) < bound
-    assert relative(found.laplacian, expected[2]) < bound * (1 if X64 else 5)
+    assert relative(found.laplacian, expected[2]) < bound
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -169,7 +169,7 @@ def test_damaged_and_foreign_files_are_refused(saved, case):
     data = DAMAGE[case](path.read_bytes())
     assert data != path.read_bytes()
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="path: .*model"):
+    with pytest.raises(ValueError, match=r"path: .*model"):
         mcs.load(path)
 
 

@@ -95,7 +95,7 @@ def test_interrupted_runs_resume(tmp_path, monkeypatch):
 
 def test_checkpoint_of_another_run_is_refused(tmp_path):
     make(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="checkpoint: .*another key, data or settings"):
+    with pytest.raises(ValueError, match=r"checkpoint: .*another key, data or settings"):
         make(steps=5, checkpoint=tmp_path)
 
 

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore")
+def test_notebook_runs(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("MCSCORE_QUICK", "1")
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_paired_and_small(name):
+    path = FOLDER / f"{name}.ipynb"
+    committed, text = nbformat.read(path, 4), jupytext.read(FOLDER / f"{name}.py")
+    assert [cell.source for cell in committed.cells] == [cell.source for cell in text.cells]
+    assert path.stat().st_size < 300_000
+    assert len(committed.cells) <= 20 and "colab-badge" in committed.cells[0].source
