@@ -22,61 +22,25 @@ from mcscore.fields import (
     velocity,
 )
 from mcscore.flow import CanonicalClock, Flow, TimeClock, encode, solve_flow, trajectory, transport
-from mcscore.frames import Affine, Identity
+from mcscore.frames import Affine, Gaussianize, Identity
 from mcscore.generator import MLP, Generator, load
 from mcscore.jet import Jet, merge
-from mcscore.kernels import Dirac, Isotropic
-from mcscore.mixtures import Mixture, mixture
+from mcscore.kernels import Dirac, Isotropic, Local, Whitened
+from mcscore.mixtures import Mixture, Report, mixture
 from mcscore.pairs import Normal, Pairs, Sobol, generate_pairs
 from mcscore.pipeline import Fit, fit, fit_stages
 from mcscore.schedules import VE, VP, Cosine, Linear, Rectified, Schedule
+from mcscore.selection import Auto
 from mcscore.training import History, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP",
-    "VE",
-    "VP",
-    "Affine",
-    "CanonicalClock",
-    "Cosine",
-    "Dirac",
-    "Fit",
-    "Flow",
-    "Generator",
-    "History",
-    "Identity",
-    "Isotropic",
-    "Jet",
-    "Linear",
-    "Mixture",
-    "Normal",
-    "Pairs",
-    "Rectified",
-    "Schedule",
-    "ScoreEstimate",
-    "Sobol",
-    "TimeClock",
-    "datasets",
-    "denoise",
-    "divergence",
-    "encode",
-    "evaluate",
-    "fit",
-    "fit_stages",
-    "generate_pairs",
-    "load",
-    "log_density",
-    "merge",
-    "metrics",
-    "minibatch_score",
-    "mixture",
-    "plotting",
-    "score",
-    "solve_flow",
-    "train",
-    "trajectory",
-    "transport",
-    "velocity",
+    "MLP", "VE", "VP", "Affine", "Auto", "CanonicalClock", "Cosine", "Dirac", "Fit", "Flow",
+    "Gaussianize", "Generator", "History", "Identity", "Isotropic", "Jet", "Linear",
+    "Local", "Mixture", "Normal", "Pairs", "Rectified", "Report", "Schedule",
+    "ScoreEstimate", "Sobol", "TimeClock", "Whitened", "datasets", "denoise", "divergence",
+    "encode", "evaluate", "fit", "fit_stages", "generate_pairs", "load", "log_density",
+    "merge", "metrics", "minibatch_score", "mixture", "plotting", "score", "solve_flow",
+    "train", "trajectory", "transport", "velocity",
 ]  # fmt: skip

@@ -1,37 +1,43 @@
 r"""Kernels: which Gaussian each datum carries, so that the data law is ``sum_i w_i N(m_i, C)``.
 
-| kernel         | C      | law                                         |
-|----------------|--------|---------------------------------------------|
-| `Dirac()`      | 0      | the empirical measure (arXiv 2310.14458)    |
-| `Isotropic(h)` | h^2 I  | kernel density estimate                     |
+| kernel                          | C                 | law                                        |
+|---------------------------------|-------------------|--------------------------------------------|
+| `Dirac()`                       | 0                 | the empirical measure (arXiv 2310.14458)   |
+| `Isotropic(h)`                  | h^2 I             | kernel density estimate                    |
+| `Whitened(h)`                   | h^2 Cov(x)        | the same in whitened coordinates           |
+| `Local(h, blocks, partitions)`  | h^2 Cov(cluster)  | one covariance per cluster of rows         |
 
-A kernel is a frozen value; ``kernel.blocks(x, weights, rows)`` lays the data out for the streaming
-evaluation of ``jet``. It runs once per mixture, on the host, in float64.
+A kernel may pull rows towards the mean of their cluster, ``m_i = mu + A (x_i - mu)``, with ``A`` such
+that ``A S A' + C = S``: rows and kernel together keep the cluster's covariance ``S`` exactly, wherever
+the kernel is not wider than the cluster. `Local` always does: ``h -> 0`` is the data, ``h = 1`` a
+Gaussian mixture. Its independent partitions of the same rows stand side by side; their laws average.
+
+A kernel is a frozen value; ``kernel.lay_out(x, weights, rows)`` arranges the data for the streaming
+evaluation of ``jet``. It runs once per mixture, on the host, in float64. ``Auto`` (in ``selection``)
+chooses among them by held-out likelihood.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mcscore.jet import Blocks
 
+FITTING_ROWS = 15_000  # rows that EM sees at most
 Number = Any  # a float to the user, a tracer under jit
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Base of all kernels: ``blocks`` lays out the data, ``width`` is their reference width."""
+    """Base of all kernels."""
 
-    @property
-    def width(self) -> Any:
-        """Reference width ``h``: where the canonical clock stops to resolve the law."""
-        raise NotImplementedError
-
-    def blocks(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
         """Return ``x`` (n, d) in blocks of at most ``rows`` rows, arrays in float64.
 
         ``weights`` (n,) are positive and sum to one.
@@ -44,16 +50,11 @@ class Kernel:
 class Dirac(Kernel):
     """The empirical measure, as in the paper. Its flow needs a schedule with ``sigma(0) > 0``.
 
-    >>> Dirac().width
-    0.0
+    >>> Dirac()
+    Dirac()
     """
 
-    @property
-    def width(self) -> Any:
-        """Zero: the law has no width of its own."""
-        return 0.0
-
-    def blocks(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
         """Return balanced blocks with zero variance."""
         return balanced_blocks(x, weights, rows, 0.0)
 
@@ -65,42 +66,242 @@ class Isotropic(Kernel):
 
     Args:
         h: Bandwidth, in the units of the mixture's coordinates. Positive; 0 is ``Dirac()``.
+        preserve: Pull the rows towards their mean so that the law keeps the data's covariance.
 
-    >>> Isotropic(0.1).width
-    0.1
+    >>> Isotropic(0.1)
+    Isotropic(h=0.1, preserve=False)
     """
 
     h: Number
+    preserve: bool = field(default=False, metadata={"static": True})
 
-    @property
-    def width(self) -> Any:
-        """The bandwidth."""
-        return self.h
-
-    def blocks(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
         """Return balanced blocks with variance ``h^2``."""
-        if not self.h > 0:
-            raise ValueError(f"h: expected a positive bandwidth, got {self.h}")
+        _check_bandwidth(self.h)
+        if self.preserve:
+            centre = weights @ x
+            centred = x - centre
+            pull = _pull((weights * centred.T) @ centred, self.h**2 * np.eye(x.shape[1]))
+            x = centre + centred @ pull.T
         return balanced_blocks(x, weights, rows, self.h**2)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Whitened(Kernel):
+    """``h`` times the data's own standard deviation in every direction.
+
+    Args:
+        h: Bandwidth relative to the data's covariance.
+        preserve: Pull the rows towards their mean so that the law keeps the data's covariance.
+
+    >>> Whitened(0.3)
+    Whitened(h=0.3, preserve=False)
+    """
+
+    h: Number
+    preserve: bool = field(default=False, metadata={"static": True})
+
+    def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+        """Return blocks of neighbouring rows that share one basis and its variances."""
+        _check_bandwidth(self.h)
+        labels = [np.zeros(len(x), int)]
+        return clustered_blocks(x, weights, labels, self.h, rows, self.preserve)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Local(Kernel):
+    """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.
+
+    Clusters come from a Gaussian mixture fitted by EM (scikit-learn) to at most 15,000 rows, started
+    from MiniBatchKMeans; covariances of small clusters are shrunk (Ledoit-Wolf).
+
+    Args:
+        h: Share of each cluster's spread that is kernel, in ``(0, 1]``: towards 0 the law copies the
+            data, 1 is a Gaussian mixture.
+        blocks: Clusters per partition.
+        partitions: Independent clusterings whose laws are averaged.
+        seed: Of the clusterings.
+
+    >>> Local(0.5, blocks=10)
+    Local(h=0.5, blocks=10, partitions=4, seed=0)
+    """
+
+    h: Number
+    blocks: int = field(metadata={"static": True})
+    partitions: int = field(default=4, metadata={"static": True})
+    seed: int = field(default=0, metadata={"static": True})
+
+    def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+        """Return each cluster's rows in blocks that share its basis and variances."""
+        _check_bandwidth(self.h)
+        if self.h > 1:
+            raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
+        for name in ("blocks", "partitions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        seeds = range(self.seed, self.seed + self.partitions)
+        labels = [cluster(x, self.blocks, seed)(x) for seed in seeds]
+        return clustered_blocks(x, weights, labels, self.h, rows)
+
+
+def _check_bandwidth(h: Any) -> None:
+    if not h > 0:
+        raise ValueError(f"h: expected a positive bandwidth, got {h}")
 
 
 def balanced_blocks(x: np.ndarray, weights: np.ndarray, rows: int, variance: float) -> Blocks:
     """Return blocks of neighbouring rows, equal in size up to one row, with isotropic variance."""
-    parts = bisect(x, np.arange(len(x)), rows)
+    parts = bisect(x, np.arange(len(x)), -(-len(x) // rows))
     return pack(x, weights, parts, np.full((len(parts), x.shape[1]), variance))
 
 
-def bisect(x: np.ndarray, index: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Halve the widest column until every part has at most ``rows`` rows (a balanced k-d tree).
+def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Cut the widest column, again and again, into ``parts`` parts equal up to a row (a k-d tree).
 
     Neighbouring rows in one block keep the block's radius, and with it float32's loss, small.
     """
-    if len(index) <= rows:
+    if parts == 1:
         return [index]
-    part = x[index]
-    half = len(index) // 2
-    order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], half)
-    return bisect(x, index[order[:half]], rows) + bisect(x, index[order[half:]], rows)
+    part, left = x[index], parts // 2
+    cut = len(index) * left // parts
+    order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], cut)
+    return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
+
+
+def cluster(x: np.ndarray, blocks: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a map from rows to clusters: components of a Gaussian mixture fitted to ``x`` by EM.
+
+    Clusters that would hold fewer than five rows of ``x``, too few for any covariance, are closed
+    and their rows go to the next likeliest.
+    """
+    if blocks == 1:
+        return lambda rows: np.zeros(len(rows), int)
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+    except ImportError as error:
+        raise ImportError("clustering needs scikit-learn: pip install mcscore[data]") from error
+
+    part = x[np.random.default_rng(seed).permutation(len(x))[:FITTING_ROWS]]
+    blocks = min(blocks, max(1, len(part) // 5))
+    with warnings.catch_warnings():  # the mixture only proposes clusters: EM need not converge
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        start = MiniBatchKMeans(blocks, n_init=1, random_state=seed).fit(part).cluster_centers_
+        model = GaussianMixture(
+            n_components=blocks,
+            means_init=start,
+            max_iter=30,
+            tol=2e-3,
+            reg_covar=1e-3,
+            random_state=seed,
+            init_params="random_from_data",
+        ).fit(part)
+
+    closed = np.zeros(blocks, bool)
+
+    def assign(rows: np.ndarray) -> np.ndarray:
+        return np.where(closed, -1.0, model.predict_proba(rows)).argmax(1)
+
+    while True:
+        counts = np.where(closed, len(x), np.bincount(assign(x), minlength=blocks))
+        if counts.min() >= 5 or closed.sum() == blocks - 1:
+            return assign
+        closed[counts.argmin()] = True
+
+
+class _Shape(NamedTuple):
+    """A cluster's mean, the basis and variances of its kernel, and the pull on its rows."""
+
+    mean: np.ndarray
+    basis: np.ndarray
+    variances: np.ndarray
+    pull: np.ndarray
+
+
+def _shape(x: np.ndarray, weights: np.ndarray, h: float, floor: float, preserve: bool) -> _Shape:
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    share = weights / weights.sum()
+    mean = share @ x
+    centred = x - mean
+    covariance = (share * centred.T) @ centred
+    d = x.shape[1]
+    average = max(np.trace(covariance) / d, floor)
+    shrinkage = (
+        ledoit_wolf_shrinkage(centred, assume_centered=True) if len(x) > 1 and d > 1 else 0.0
+    )
+    smooth = (1 - shrinkage) * covariance + shrinkage * average * np.eye(d)
+    values, basis = np.linalg.eigh(smooth)
+    variances = h**2 * np.maximum(values, floor)
+    kernel = (basis * variances) @ basis.T
+    return _Shape(mean, basis, variances, _pull(covariance, kernel) if preserve else np.eye(d))
+
+
+def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return ``A`` with ``A S A' + C = S``; in directions where ``C > S`` the rows collapse."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = np.sqrt(np.maximum(values, 1e-12 * max(values.max(), 1e-300)))
+    inverse_root = vectors / root
+    ratios, directions = np.linalg.eigh(inverse_root.T @ kernel @ inverse_root)
+    kept = (directions * np.sqrt(np.clip(1 - ratios, 0, None))) @ directions.T
+    return (vectors * root) @ kept @ inverse_root.T
+
+
+def clustered_blocks(
+    x: np.ndarray,
+    weights: np.ndarray,
+    partitions: list[np.ndarray],
+    h: float,
+    rows: int,
+    preserve: bool = True,
+) -> Blocks:
+    """Return the clusters of every partition, cut into equal blocks so that little is padded."""
+    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
+    labels = np.concatenate(_distinct(partitions))
+    source = np.tile(np.arange(len(x)), len(partitions))
+    order = np.argsort(labels, kind="stable")
+    clusters = np.split(source[order], np.flatnonzero(np.diff(labels[order])) + 1)
+    rows = block_size(np.array([len(part) for part in clusters]), rows)
+    moved, parts, shapes, start = [], [], [], 0
+    for index in clusters:
+        shape = _shape(x[index], weights[index], h, floor, preserve)
+        points = (x[index] - shape.mean) @ shape.pull.T @ shape.basis  # in the kernel's basis
+        count = -(-len(index) // rows)
+        pieces = bisect(points, np.arange(len(index)), count)
+        moved.append(points)
+        for piece in pieces:
+            parts.append(start + piece)
+            shapes.append(shape)
+        start += len(index)
+    points = np.concatenate(moved)
+    share = np.concatenate([weights[index] for index in clusters]) / len(partitions)
+    packed = pack(points, share, parts, np.stack([shape.variances for shape in shapes]))
+    bases = np.stack([shape.basis for shape in shapes])
+    means = np.stack([shape.mean for shape in shapes])
+    centres = means + np.einsum("kd,ked->ke", packed.centres, bases)
+    return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
+
+
+def _distinct(partitions: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the labels of every partition, no label in two partitions."""
+    offsets = np.cumsum([0, *(part.max() + 1 for part in partitions[:-1])])
+    return [part + offset for part, offset in zip(partitions, offsets, strict=True)]
+
+
+def block_size(sizes: np.ndarray, most: int) -> int:
+    """Return the rows per block, at most ``most``, that waste least on padding and small blocks."""
+
+    def cost(size: int) -> tuple[bool, int]:
+        counts = -(-sizes // size)
+        stored = counts.sum() * int((-(-sizes // counts)).max())
+        # Within 15 % of padding, a block by itself costs about as much as 24 rows.
+        return bool(stored > sizes.sum() / 0.87), int(stored + 24 * counts.sum())
+
+    sizes = np.asarray(sizes)
+    return min(np.unique(np.geomspace(8, max(most, 8), 60).astype(int)).tolist(), key=cost)
 
 
 def pack(

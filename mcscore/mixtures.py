@@ -7,7 +7,8 @@ mixtures of equal shapes share one compiled program.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,76 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore.frames import Identity
+from mcscore.frames import Identity, dequantized
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import Dirac, Isotropic, Kernel  # noqa: F401 (doctests)
+from mcscore.kernels import Dirac, Isotropic, Kernel, clustered_blocks  # noqa: F401 (doctests)
+from mcscore.metrics import memorisation
+from mcscore.selection import Auto, Trial, choose
 
 BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a user should know of a law before trusting it; ``str`` and ``to_json`` tell it.
+
+    Attributes:
+        rows: Rows of positive weight.
+        columns: Number of columns.
+        kernel: The kernel, chosen or given.
+        frame: The frame, chosen or given.
+        blocks: Blocks stored, each padded to the longest.
+        padding: Share of the storage that is padding.
+        log_likelihood: Held-out, mean in nats per row and the user's units (``Auto`` only).
+        memorisation: Share of draws from the training part's law nearer to a training row than to any
+            of as many held-out rows; 0.5 means no copying (``Auto`` only).
+        effective_sample_size: Median number of components that share a draw's density at ``t = 0``.
+        tied: Share of tied rows in columns where values repeat (integers, atoms).
+        curve: Every trial of ``Auto``.
+    """
+
+    rows: int
+    columns: int
+    kernel: str
+    frame: str
+    blocks: int
+    padding: float
+    log_likelihood: float | None = None
+    memorisation: float | None = None
+    effective_sample_size: float | None = None
+    tied: dict[int, float] = field(default_factory=dict)
+    curve: list[Trial] = field(default_factory=list)
+
+    # As part of a mixture it must not tell mixtures of equal shapes apart, or each would recompile.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Report)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def to_json(self) -> str:
+        """Return everything as JSON."""
+        plain = asdict(self) | {"curve": [trial._asdict() for trial in self.curve]}
+        return json.dumps(plain, indent=1)
+
+    def __str__(self) -> str:
+        lines = {
+            "rows x columns": f"{self.rows} x {self.columns}",
+            "kernel": self.kernel,
+            "frame": self.frame,
+            "stored blocks": f"{self.blocks} ({self.padding:.0%} padding)",
+            "held-out log-likelihood": _number(self.log_likelihood, "nats"),
+            "nearer to training rows": _number(self.memorisation, "(0.5: no copying)"),
+            "effective sample size": _number(self.effective_sample_size, "components"),
+            "columns with ties": ", ".join(f"{j} ({s:.0%})" for j, s in self.tied.items())
+            or "none",
+        }
+        width = max(map(len, lines))
+        return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.3g} {unit}"
 
 
 @jax.tree_util.register_dataclass
@@ -33,12 +99,14 @@ class Mixture:
         width: Reference width ``h`` of the kernel; 0 for the empirical measure.
         variance: Variance of the law, averaged over its coordinates.
         frame: Map between the user's columns and the blocks' coordinates.
+        report: How the law was chosen; takes no part in equality or compilation.
     """
 
     blocks: Blocks
     width: Any
     variance: Any
     frame: Any
+    report: Report = field(metadata={"static": True})
 
     @property
     def dimension(self) -> int:
@@ -73,7 +141,7 @@ class Mixture:
             raise ValueError(
                 "subsample: expected an isotropic kernel, got one with local covariances"
             )
-        block, row = choose(key, self.blocks.log_weights, rows)
+        block, row = pick_rows(key, self.blocks.log_weights, rows)
         points = self.blocks.centres[block] + self.blocks.rows[block, row]
 
         count = -(-rows // BLOCK_ROWS)  # unsorted points: equal blocks in the order of the draw
@@ -122,6 +190,22 @@ class Mixture:
         """
         return _sample(key, self, n)
 
+    def effective_sample_size(self, x: ArrayLike) -> Float[Array, "b"]:
+        """Return ``1 / sum_i w_i(x)^2``: how many components share the density at ``x``, (b, d).
+
+        The square of a Gaussian is a Gaussian of half the variance, so this is one more log density.
+        """
+        self.require_width("effective_sample_size")
+        return _effective_sample_size(jnp.asarray(x, self.dtype), self)
+
+    def summary(self, key: Array | None = None) -> Report:
+        """Return the report, completed by the effective sample size at 200 draws."""
+        if not is_traced(self.width) and self.width == 0:
+            return self.report
+        draws = self.sample(jax.random.key(0) if key is None else key, 200)
+        size = float(jnp.median(self.effective_sample_size(draws)))
+        return replace(self.report, effective_sample_size=size)
+
 
 @jax.jit
 def _log_prob(x: Array, law: Mixture) -> Array:
@@ -130,24 +214,35 @@ def _log_prob(x: Array, law: Mixture) -> Array:
     return log_p + law.frame.log_det(x)
 
 
+@jax.jit
+def _effective_sample_size(x: Array, law: Mixture) -> Array:
+    blocks, y = law.blocks, law.frame.forward(x)
+    log_volume = jnp.sum(jnp.log(4 * jnp.pi * blocks.variances), 1, keepdims=True) / 2
+    squared = replace(
+        blocks, log_weights=2 * blocks.log_weights - log_volume, variances=blocks.variances / 2
+    )
+    one = jnp.ones((), x.dtype)
+    log_p, log_squares = (stream(y, one, 0 * one, part).log_p for part in (blocks, squared))
+    return jnp.exp(2 * log_p - log_squares)
+
+
 @partial(jax.jit, static_argnums=2)
 def _sample(key: Array, law: Mixture, n: int) -> Array:
-    return law.frame.inverse(draw(key, law, n))
+    return law.frame.inverse(draw(key, law.blocks, n))
 
 
-def draw(key: Array, law: Mixture, n: int) -> Float[Array, "n d"]:
-    """Return ``n`` independent draws from the law, in its own coordinates."""
-    blocks = law.blocks
+def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
+    """Return ``n`` independent draws from the law of the blocks, in their coordinates."""
     pick, noise = jax.random.split(key)
-    block, row = choose(pick, blocks.log_weights, n)
-    z = jax.random.normal(noise, (n, law.dimension), law.dtype)
+    block, row = pick_rows(pick, blocks.log_weights, n)
+    z = jax.random.normal(noise, (n, blocks.rows.shape[-1]), blocks.rows.dtype)
     y = blocks.rows[block, row] + jnp.sqrt(blocks.variances)[block] * z
     if blocks.bases is not None:
         y = jnp.einsum("nd,ned->ne", y, blocks.bases[block], precision="highest")
     return y + blocks.centres[block]
 
 
-def choose(key: Array, log_weights: Float[Array, "k r"], n: int) -> tuple[Array, Array]:
+def pick_rows(key: Array, log_weights: Float[Array, "k r"], n: int) -> tuple[Array, Array]:
     """Return ``n`` (block, row) indices drawn by weight, O(k r + n log r).
 
     In two stages: one float32 uniform could not tell 10^7 rows apart.
@@ -179,7 +274,7 @@ def mixture(
     *,
     kernel: Kernel = Dirac(),
     weights: Any = None,
-    frame: Any = Identity(),
+    frame: Any = None,
     block_rows: int = BLOCK_ROWS,
 ) -> Mixture:
     """Return the law of the rows of ``x``: one Gaussian (or point) per row.
@@ -190,7 +285,8 @@ def mixture(
         x: Data, (n, d), anything NumPy can view as a table of finite numbers.
         kernel: Which Gaussian each row carries.
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
-        frame: Coordinates of the law (``Identity()``, ``Affine()``), fitted to ``x``.
+        frame: Coordinates of the law (``Identity()``, ``Affine()``, ``Gaussianize()``), fitted to ``x``;
+            by default the identity, or what ``Auto()`` chooses.
         block_rows: Rows evaluated together, at most.
 
     Raises:
@@ -203,14 +299,55 @@ def mixture(
     table, dtype = as_table(x)
     weights = _as_weights(weights, len(table))
     table, weights = table[weights > 0], weights[weights > 0]
-    fitted = frame if hasattr(frame, "forward") else frame.fit(table, weights)
-    blocks = kernel.blocks(fitted.forward(table), weights, block_rows)
+    automatic = isinstance(kernel, Auto)
+    frames = kernel.frames if automatic and frame is None else (frame or Identity(),)
+    tied: dict[int, float] = {}
+    if any(getattr(candidate, "dequantize", False) for candidate in frames):
+        table, tied = dequantized(table)
+
+    evidence: dict[str, Any] = {}
+    if automatic:
+        choice = choose(table, weights, kernel, frames)
+        chosen, kernel = choice.frame, choice.kernel
+        law, rows = choice.training_law, len(choice.held)
+        draws = draw(jax.random.key(kernel.seed), law, rows)
+        copied = memorisation(draws, choice.training, choice.held).share
+        evidence = dict(
+            log_likelihood=choice.log_likelihood, memorisation=copied, curve=choice.curve
+        )
+    else:
+        chosen = frames[0]
+    fitted = chosen if hasattr(chosen, "forward") else chosen.fit(table, weights)
+    inner = fitted.forward(table)
+    if automatic:
+        blocks = clustered_blocks(inner, weights, choice.labels, kernel.h, block_rows)
+    else:
+        blocks = kernel.lay_out(inner, weights, block_rows)
+    kept = np.isfinite(blocks.log_weights)
+    report = Report(
+        *table.shape,
+        repr(kernel),
+        repr(chosen),
+        len(kept),
+        1 - float(kept.mean()),
+        tied=tied,
+        **evidence,
+    )
     return Mixture(
         jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks),
-        jnp.asarray(kernel.width, dtype),
+        jnp.asarray(_width(blocks), dtype),
         jnp.asarray(_variance(blocks), dtype),
         fitted,
+        report,
     )
+
+
+def _width(blocks: Blocks) -> float:
+    """Return the kernel's width, a geometric mean over directions and blocks; 0 for point masses."""
+    if not blocks.variances.any():
+        return 0.0
+    mass = np.exp(blocks.log_weights).sum(1)
+    return float(np.exp(mass @ np.log(blocks.variances).mean(1) / 2))
 
 
 def _variance(blocks: Blocks) -> float:
@@ -277,4 +414,4 @@ def _describe(x: Any) -> str:
     return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
 
 
-__all__ = ["BLOCK_ROWS", "Mixture", "as_table", "draw", "mixture"]
+__all__ = ["BLOCK_ROWS", "Mixture", "Report", "as_table", "draw", "mixture"]

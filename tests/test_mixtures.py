@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
-from mcscore.mixtures import choose
+from mcscore.mixtures import pick_rows
 
 
 def test_rows_and_weights_survive_blocking():
@@ -30,7 +30,7 @@ def test_drawing_follows_the_weights(key):
     drawn = np.round(np.asarray(law.sample(key, n))[:, 0])
     share = np.array([(drawn == v).mean() for v in range(5)])
     np.testing.assert_allclose(share, w / w.sum(), atol=4 * 0.5 / np.sqrt(n))
-    block, row = choose(key, law.blocks.log_weights, n)
+    block, row = pick_rows(key, law.blocks.log_weights, n)
     assert np.isfinite(np.asarray(law.blocks.log_weights)[np.asarray(block), np.asarray(row)]).all()
 
 

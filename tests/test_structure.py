@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import mcscore as mcs
@@ -103,7 +104,8 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     for block in blocks:
         for long, short in quick.items():
             block = block.replace(long, short)
-        exec(compile(block, "README.md", "exec"), scope)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            exec(compile(block, "README.md", "exec"), scope)
 
 
 def test_nothing_names_this_workplace():
