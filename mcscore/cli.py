@@ -18,7 +18,6 @@ from mcscore.fields import score
 from mcscore.flow import trajectory
 from mcscore.generator import load
 from mcscore.pipeline import Fit, fit_stages
-from mcscore.schedules import Linear
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,7 +164,7 @@ def _demo(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     start, report, histories = time.perf_counter(), {}, {}
     rows = 500 if options.quick else 5000
-    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=40_000)
+    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=25_000)
     for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
         key = jax.random.key(index)
         if name in datasets.TABLES:
@@ -246,7 +245,7 @@ def _draw(
         plotting.plot_pairs(held, title=title).savefig(out / f"{name}.png")
         return
     plotting.plot_samples(sets, title=title).savefig(out / f"{name}.png")
-    law, schedule = made.mixture, Linear()
+    law, schedule = made.mixture, made.schedule
     z = jax.random.normal(jax.random.key(7), (300, 2))
     paths = plotting.plot_trajectories(
         trajectory(z, law, schedule, points=80), title=f"{title}: noise to data"

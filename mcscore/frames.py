@@ -11,7 +11,7 @@ Forward maps accept NumPy arrays and keep their float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -247,11 +247,14 @@ class Gaussianize:
         splines = [_fit_spline(column, share, count, size) for column in x.T]
         longest = max(len(knots) for knots, *_ in splines)
         pad = lambda a: np.concatenate([a, np.repeat(a[-1:], longest - len(a))])  # noqa: E731
-        tables = [np.stack([pad(part) for part in parts]) for parts in zip(*splines, strict=True)]
+        tables = (np.stack([pad(part) for part in parts]) for parts in zip(*splines, strict=True))
+        knots, scores, slopes = tables
         d = x.shape[1]
-        plain = GaussianizedFrame(*tables, np.zeros(d), np.eye(d), np.eye(d))
+        plain = GaussianizedFrame(knots, scores, slopes, np.zeros(d), np.eye(d), np.eye(d))
         affine = Affine(whiten=True).fit(plain.forward(x), share)
-        return GaussianizedFrame(*tables, affine.shift, affine.matrix, affine.inverse_matrix)
+        return replace(
+            plain, shift=affine.shift, matrix=affine.matrix, inverse_matrix=affine.inverse_matrix
+        )
 
 
 def _fit_spline(

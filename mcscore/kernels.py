@@ -122,15 +122,18 @@ class Local(Kernel):
             data, 1 is a Gaussian mixture.
         blocks: Clusters per partition.
         partitions: Independent clusterings whose laws are averaged.
+        share_rows: Let every partition hold only one ``share_rows``-th of the rows (a different one
+            each): the law costs that much less to evaluate, for a little likelihood.
         seed: Of the clusterings.
 
     >>> Local(0.5, blocks=10)
-    Local(h=0.5, blocks=10, partitions=4, seed=0)
+    Local(h=0.5, blocks=10, partitions=4, share_rows=1, seed=0)
     """
 
     h: Number
     blocks: int = field(metadata={"static": True})
     partitions: int = field(default=4, metadata={"static": True})
+    share_rows: int = field(default=1, metadata={"static": True})
     seed: int = field(default=0, metadata={"static": True})
 
     def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
@@ -138,12 +141,12 @@ class Local(Kernel):
         _check_bandwidth(self.h)
         if self.h > 1:
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
-        for name in ("blocks", "partitions"):
+        for name in ("blocks", "partitions", "share_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         seeds = range(self.seed, self.seed + self.partitions)
         labels = [cluster(x, self.blocks, seed)(x) for seed in seeds]
-        return clustered_blocks(x, weights, labels, self.h, rows)
+        return clustered_blocks(x, weights, labels, self.h, rows, share_rows=self.share_rows)
 
 
 def _check_bandwidth(h: Any) -> None:
@@ -189,7 +192,8 @@ def cluster(x: np.ndarray, blocks: int, seed: int) -> Callable[[np.ndarray], np.
     blocks = min(blocks, max(1, len(part) // 5))
     with warnings.catch_warnings():  # the mixture only proposes clusters: EM need not converge
         warnings.simplefilter("ignore", ConvergenceWarning)
-        start = MiniBatchKMeans(blocks, n_init=1, random_state=seed).fit(part).cluster_centers_
+        options: Any = dict(n_init=1, random_state=seed)
+        start = MiniBatchKMeans(blocks, **options).fit(part).cluster_centers_
         model = GaussianMixture(
             n_components=blocks,
             means_init=start,
@@ -203,7 +207,9 @@ def cluster(x: np.ndarray, blocks: int, seed: int) -> Callable[[np.ndarray], np.
     closed = np.zeros(blocks, bool)
 
     def assign(rows: np.ndarray) -> np.ndarray:
-        return np.where(closed, -1.0, model.predict_proba(rows)).argmax(1)
+        chunks = np.array_split(rows, -(-len(rows) // 50_000))
+        posteriors = (np.where(closed, -1.0, model.predict_proba(chunk)) for chunk in chunks)
+        return np.concatenate([posterior.argmax(1) for posterior in posteriors])
 
     while True:
         counts = np.where(closed, len(x), np.bincount(assign(x), minlength=blocks))
@@ -221,33 +227,66 @@ class _Shape(NamedTuple):
     pull: np.ndarray
 
 
-def _shape(x: np.ndarray, weights: np.ndarray, h: float, floor: float, preserve: bool) -> _Shape:
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
+def _covariance(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = weights / weights.sum()
     mean = share @ x
     centred = x - mean
-    covariance = (share * centred.T) @ centred
-    d = x.shape[1]
-    average = max(np.trace(covariance) / d, floor)
-    shrinkage = (
-        ledoit_wolf_shrinkage(centred, assume_centered=True) if len(x) > 1 and d > 1 else 0.0
+    return mean, (share * centred.T) @ centred
+
+
+def _pooled(x: np.ndarray, weights: np.ndarray, clusters: list[np.ndarray]) -> np.ndarray:
+    """Return a square root of the mean covariance within clusters, flat directions floored."""
+    parts = [weights[index].sum() * _covariance(x[index], weights[index])[1] for index in clusters]
+    values, vectors = np.linalg.eigh(
+        np.sum(parts, 0) / sum(weights[index].sum() for index in clusters)
     )
-    smooth = (1 - shrinkage) * covariance + shrinkage * average * np.eye(d)
-    values, basis = np.linalg.eigh(smooth)
-    variances = h**2 * np.maximum(values, floor)
-    kernel = (basis * variances) @ basis.T
-    return _Shape(mean, basis, variances, _pull(covariance, kernel) if preserve else np.eye(d))
+    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
+    return vectors * np.sqrt(np.maximum(values, floor))
+
+
+def _shape(
+    x: np.ndarray, weights: np.ndarray, h: float, root: np.ndarray, preserve: bool
+) -> _Shape:
+    """Return a cluster's shape, its covariance shrunk towards the pooled one ``root root'``.
+
+    The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    mean, covariance = _covariance(x, weights)
+    unit = np.linalg.solve(root, (x - mean).T).T
+    d = x.shape[1]
+    amount = ledoit_wolf_shrinkage(unit, assume_centered=True) if len(x) > 1 and d > 1 else 0.0
+    average = max(np.mean(unit**2), 1e-6)
+    smooth = (1 - amount) * covariance + amount * average * (root @ root.T)
+    kernel = h**2 * smooth
+    if preserve and len(x) >= 5 * d:  # enough rows to trust: never wider than the cluster itself
+        kernel = _narrower(kernel, covariance)
+    values, basis = np.linalg.eigh(kernel)
+    variances = np.maximum(values, 1e-6 * h**2 * average * (root**2).sum() / d)
+    pull = _pull(covariance, (basis * variances) @ basis.T) if preserve else np.eye(d)
+    return _Shape(mean, basis, variances, pull)
+
+
+def _roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``R`` and its inverse with ``R R' = covariance``, flat directions floored."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = np.sqrt(np.maximum(values, 1e-12 * max(values.max(), 1e-300)))
+    return vectors * root, (vectors / root).T
+
+
+def _narrower(kernel: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return ``kernel``, cut to ``covariance`` in the directions where it is wider."""
+    root, inverse = _roots(covariance)
+    ratios, directions = np.linalg.eigh(inverse @ kernel @ inverse.T)
+    return root @ (directions * np.minimum(ratios, 1)) @ directions.T @ root.T
 
 
 def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return ``A`` with ``A S A' + C = S``; in directions where ``C > S`` the rows collapse."""
-    values, vectors = np.linalg.eigh(covariance)
-    root = np.sqrt(np.maximum(values, 1e-12 * max(values.max(), 1e-300)))
-    inverse_root = vectors / root
-    ratios, directions = np.linalg.eigh(inverse_root.T @ kernel @ inverse_root)
-    kept = (directions * np.sqrt(np.clip(1 - ratios, 0, None))) @ directions.T
-    return (vectors * root) @ kept @ inverse_root.T
+    root, inverse = _roots(covariance)
+    ratios, directions = np.linalg.eigh(inverse @ kernel @ inverse.T)
+    return root @ (directions * np.sqrt(np.clip(1 - ratios, 0, None))) @ directions.T @ inverse
 
 
 def clustered_blocks(
@@ -257,38 +296,42 @@ def clustered_blocks(
     h: float,
     rows: int,
     preserve: bool = True,
+    share_rows: int = 1,
 ) -> Blocks:
-    """Return the clusters of every partition, cut into equal blocks so that little is padded."""
-    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
-    labels = np.concatenate(_distinct(partitions))
-    source = np.tile(np.arange(len(x)), len(partitions))
-    order = np.argsort(labels, kind="stable")
-    clusters = np.split(source[order], np.flatnonzero(np.diff(labels[order])) + 1)
-    rows = block_size(np.array([len(part) for part in clusters]), rows)
-    moved, parts, shapes, start = [], [], [], 0
-    for index in clusters:
-        shape = _shape(x[index], weights[index], h, floor, preserve)
-        points = (x[index] - shape.mean) @ shape.pull.T @ shape.basis  # in the kernel's basis
-        count = -(-len(index) // rows)
-        pieces = bisect(points, np.arange(len(index)), count)
-        moved.append(points)
-        for piece in pieces:
+    """Return the clusters of every partition, cut into equal blocks so that little is padded.
+
+    With ``share_rows = k`` every partition holds one k-th of the rows, no row in fewer partitions
+    than another; the shapes of clusters come from all their rows.
+    """
+    turn = np.random.default_rng(0).permutation(len(x)) % share_rows
+    clusters = [
+        (np.flatnonzero(labels == c), turn == k % share_rows)
+        for k, labels in enumerate(partitions)
+        for c in np.unique(labels)
+    ]
+    thinned = [index[mine[index]] if mine[index].sum() >= 5 else index for index, mine in clusters]
+    rows = block_size(np.array([len(part) for part in thinned]), rows)
+    root = _pooled(x, weights, [whole for whole, _ in clusters])
+    moved, share, parts, shapes, start = [], [], [], [], 0
+    for (whole, _), index in zip(clusters, thinned, strict=True):
+        shape = _shape(x[whole], weights[whole], h, root, preserve)
+        mass = weights[index] / weights[index].sum()
+        centred = x[index] - mass @ x[index]
+        points = centred @ shape.pull.T @ shape.basis  # around the cluster's mean, in its basis
+        for piece in bisect(points, np.arange(len(index)), -(-len(index) // rows)):
             parts.append(start + piece)
             shapes.append(shape)
+        moved.append(points)
+        share.append(mass * weights[whole].sum() / len(partitions))
         start += len(index)
     points = np.concatenate(moved)
-    share = np.concatenate([weights[index] for index in clusters]) / len(partitions)
-    packed = pack(points, share, parts, np.stack([shape.variances for shape in shapes]))
+    packed = pack(
+        points, np.concatenate(share), parts, np.stack([shape.variances for shape in shapes])
+    )
     bases = np.stack([shape.basis for shape in shapes])
     means = np.stack([shape.mean for shape in shapes])
     centres = means + np.einsum("kd,ked->ke", packed.centres, bases)
     return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
-
-
-def _distinct(partitions: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the labels of every partition, no label in two partitions."""
-    offsets = np.cumsum([0, *(part.max() + 1 for part in partitions[:-1])])
-    return [part + offset for part, offset in zip(partitions, offsets, strict=True)]
 
 
 def block_size(sizes: np.ndarray, most: int) -> int:

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mcscore.frames import Affine
 from mcscore.generator import MLP, Generator
-from mcscore.kernels import Dirac, Kernel
+from mcscore.kernels import Kernel
 from mcscore.mixtures import Mixture, as_table, mixture
 from mcscore.pairs import Pairs, generate_pairs
-from mcscore.schedules import Linear, Schedule
+from mcscore.schedules import Cosine, Schedule
+from mcscore.selection import Auto
 from mcscore.training import History, train
 
 
@@ -28,6 +28,7 @@ class Fit(NamedTuple):
     mixture: Mixture
     pairs: Pairs
     history: History
+    schedule: Schedule
     seconds: dict[str, float]
 
 
@@ -48,9 +49,9 @@ def fit_stages(
     key: Array,
     x: Any,
     *,
-    kernel: Kernel = Dirac(),
-    frame: Any = Affine(),
-    schedule: Schedule = Linear(),
+    kernel: Kernel = Auto(most_rows=12_000),
+    frame: Any = None,
+    schedule: Schedule = Cosine(),
     weights: Any = None,
     pairs: int = 50_000,
     labelling: Mapping[str, Any] | None = None,
@@ -63,9 +64,9 @@ def fit_stages(
     Args:
         key: Random key.
         x: Data (n, d): an array, DataFrame, memory map or anything NumPy can view as numbers.
-        kernel: Which Gaussian each datum carries.
-        frame: Coordinates in which the law lives; columns are standardised by default.
-        schedule: How the law is diffused.
+        kernel: Which Gaussian each datum carries; chosen by held-out likelihood by default.
+        frame: Coordinates in which the law lives; chosen too by default.
+        schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
         weights: Non-negative weights of the rows.
         pairs: Number of labelled pairs.
         labelling: Further options of ``generate_pairs``.
@@ -86,12 +87,13 @@ def fit_stages(
     seconds["labels"], start = time.perf_counter() - start, time.perf_counter()
     generator, history = train(train_key, made, network=network, progress=progress, **training)
     seconds["training"] = time.perf_counter() - start
-    about = dict(kernel=repr(kernel), frame=repr(frame), schedule=repr(schedule), pairs=pairs)
+    about: dict[str, Any] = dict(kernel=law.report.kernel, frame=law.report.frame)
+    about |= dict(schedule=repr(schedule), pairs=pairs, log_likelihood=law.report.log_likelihood)
     about |= dict(
         rows=len(np.asarray(x)), validation_loss=float(np.nanmin(history.validation_loss))
     )
     generator = Generator(generator.params, generator.frame, network, json.dumps(about))
-    return Fit(generator, law, made, history, seconds)
+    return Fit(generator, law, made, history, schedule, seconds)
 
 
 def check_table(x: Any) -> None:

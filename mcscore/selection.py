@@ -32,6 +32,8 @@ class Auto(Kernel):
         frames: Candidates, where ``mixture`` is given no frame.
         partitions: Independent clusterings whose laws are averaged.
         most_blocks: Clusters per partition, at most.
+        most_rows: Rows stored over all partitions, at most; beyond, partitions share the rows (see
+            ``Local``). Every evaluation of the law costs in proportion.
         seed: Of splits and clusterings.
 
     >>> Auto(closeness=2.0).closeness
@@ -42,6 +44,7 @@ class Auto(Kernel):
     frames: tuple[Any, ...] = (Gaussianize(), Affine(whiten=True))
     partitions: int = 4
     most_blocks: int = 160
+    most_rows: int = 1_000_000
     seed: int = 0
 
 
@@ -124,7 +127,9 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
     curve: list[Trial] = []
 
-    def trial(splits: list[_Split], frame: Any, blocks: int, partitions: int, bandwidths) -> float:
+    def trial(
+        splits: list[_Split], frame: Any, blocks: int, partitions: int, bandwidths: Any
+    ) -> float:
         scores = np.mean([split.score(blocks, partitions, bandwidths) for split in splits], 0)
         name = type(frame).__name__
         curve.extend(
@@ -133,6 +138,7 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
         )
         return scores.max()
 
+    frame = frames[0]
     guess = int(np.clip(np.sqrt(n / d), 1, auto.most_blocks))
     few = max(1, min(guess, 30))
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
@@ -140,8 +146,6 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
         part = [_Split(x[some], weights[some], held[0][some], frame, auto.seed) for frame in frames]
         ranks = [trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)]
         frame = frames[int(np.argmax(ranks))]
-    else:
-        frame = frames[0]
     splits = [_Split(x, weights, part, frame, auto.seed) for part in held]
 
     # Climb over the number of clusters with one partition: its optimum is broad.
@@ -159,19 +163,21 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
             best = blocks
 
     start = len(curve)
-    trial(splits, frame, best, auto.partitions, BANDWIDTHS)
+    partitions = auto.partitions if best > 1 else 1  # one cluster is the same in every partition
+    trial(splits, frame, best, partitions, BANDWIDTHS)
     winner = max(curve[start:], key=lambda point: point.log_likelihood)
     split = splits[0]
     everywhere = split.fitted.forward(x)
-    labels = [split.assign(best, k)(everywhere) for k in range(auto.partitions)]
+    labels = [split.assign(best, k)(everywhere) for k in range(partitions)]
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
+    share_rows = max(1, -(-n * partitions // auto.most_rows))
     return Choice(
         frame,
-        Local(h, best, auto.partitions, auto.seed),
+        Local(h, best, partitions, share_rows, auto.seed),
         labels,
         curve,
         winner.log_likelihood,
-        split.law(best, auto.partitions, h),
+        split.law(best, partitions, h),
         split.x,
         split.held,
     )

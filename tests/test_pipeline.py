@@ -11,7 +11,13 @@ import mcscore as mcs
 from mcscore.cli import main
 from tests.conftest import X64
 
-QUICK = dict(pairs=300, network=mcs.MLP(width=16, depth=1), epochs=2)
+QUICK = dict(
+    kernel=mcs.Isotropic(0.3),
+    frame=mcs.Affine(),
+    pairs=300,
+    network=mcs.MLP(width=16, depth=1),
+    epochs=2,
+)
 GOOD = np.random.default_rng(0).standard_normal((50, 3))
 
 

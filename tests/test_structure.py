@@ -15,7 +15,7 @@ import mcscore as mcs
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "jet", "frames", "metrics", "datasets", "plotting",
-    "kernels", "mixtures", "fields", "flow", "pairs", "generator", "training", "pipeline", "cli",
+    "kernels", "selection", "mixtures", "fields", "flow", "pairs", "generator", "training", "pipeline", "cli",
 ]  # fmt: skip
 ALONE = {"schedules", "jet", "frames", "metrics", "datasets", "plotting"}
 OWNERS = {"diffrax": {"flow", "pairs"}, "flax": {"generator"}, "optax": {"training"}}

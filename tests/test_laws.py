@@ -1,0 +1,333 @@
+"""Local kernels, the Gaussianised frame and the automatic choice, in closed form and on hostile rows."""
+
+import json
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mcscore as mcs
+from mcscore.frames import dequantized
+from mcscore.kernels import block_size, clustered_blocks
+from mcscore.mixtures import draw
+from tests import reference
+from tests.conftest import X64
+
+RNG = np.random.default_rng(0)
+
+
+def two_clusters(n=400, d=3):
+    rng = np.random.default_rng(1)
+    turns = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(2)]
+    spread = np.linspace(0.5, 1.0, d)
+    left = rng.standard_normal((n // 2, d)) * spread @ turns[0] - 2
+    right = rng.standard_normal((n - n // 2, d)) * spread @ turns[1] + 2
+    return np.concatenate([left, right])
+
+
+KERNELS = {
+    "isotropic": mcs.Isotropic(0.3),
+    "isotropic, preserving": mcs.Isotropic(0.3, preserve=True),
+    "whitened": mcs.Whitened(0.3),
+    "whitened, preserving": mcs.Whitened(0.3, preserve=True),
+    "local": mcs.Local(0.6, blocks=2, partitions=1),
+    "local, partitions": mcs.Local(0.5, blocks=3, partitions=3),
+    "local, shared rows": mcs.Local(0.5, blocks=2, partitions=2, share_rows=2),
+}
+LAWS = {
+    name: mcs.mixture(two_clusters(), kernel=kernel, block_rows=64)
+    for name, kernel in KERNELS.items()
+}
+
+
+def components(law):
+    """Return means, weights and covariances of every component, in float64."""
+    points, log_weights = (np.asarray(a, np.float64) for a in law.points())
+    b = law.blocks
+    bases = np.broadcast_to(np.eye(law.dimension), (len(b.centres), *[law.dimension] * 2))
+    bases = bases if b.bases is None else np.asarray(b.bases, np.float64)
+    covariances = np.einsum("kij,kj,klj->kil", bases, np.asarray(b.variances, np.float64), bases)
+    covariances = np.repeat(covariances, b.rows.shape[1], 0)
+    kept = np.isfinite(log_weights)
+    return points[kept], np.exp(log_weights[kept]), covariances[kept]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
+def test_jet_matches_the_loop(name, t):
+    law = LAWS[name]
+    y = np.asarray(draw(jax.random.key(1), law.blocks, 12), np.float32).astype(np.float64)
+    found = mcs.fields.evaluate(jnp.asarray(y), t, law, mcs.Rectified())
+    expected = reference.jet(y, 1 - t, t, *components(law))
+    bound = 1e-9 if X64 else 1e-4
+    for part, value in zip(found, expected, strict=True):
+        assert np.linalg.norm(part - value) < bound * np.linalg.norm(value)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_readings_and_derivatives(name):
+    law = LAWS[name]
+    x = draw(jax.random.key(2), law.blocks, 5)
+    schedule = mcs.VP()
+    density = lambda row: mcs.log_density(row[None], 0.3, law, schedule)[0]  # noqa: E731
+    score = mcs.score(x, 0.3, law, schedule)
+    bound = dict(rtol=1e-8 if X64 else 2e-3, atol=1e-8 if X64 else 2e-3)
+    np.testing.assert_allclose(score, jax.vmap(jax.grad(density))(x), **bound)
+    alpha, sigma = schedule(0.3)
+    np.testing.assert_allclose(
+        mcs.denoise(x, 0.3, law, schedule), (x + sigma**2 * score) / alpha, **bound
+    )
+    drift, diffusion = schedule.drift(0.3), schedule.diffusion(0.3)
+    expected = drift * x - diffusion / 2 * score
+    np.testing.assert_allclose(mcs.velocity(x, 0.3, law, schedule), expected, **bound)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_there_and_back(name, key):
+    law, tight = LAWS[name], dict(solver=diffrax.Dopri5(), steps=80)
+    z = jax.random.normal(key, (20, 3), law.dtype)
+    x = mcs.transport(z, law, mcs.Cosine(), **tight)
+    np.testing.assert_allclose(
+        mcs.encode(x, law, mcs.Cosine(), **tight), z, atol=1e-4 if X64 else 5e-3
+    )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_flow_density_is_the_closed_form(name, key):
+    """log p_0(G(z)) = log p_1(x_1) - log |det dG/dx_1|, the Jacobian by automatic differentiation."""
+    law, schedule = LAWS[name], mcs.Linear(eps=1e-4)
+    z = jax.random.normal(key, (4, 3), law.dtype)
+    options = dict(solver=diffrax.Dopri5(), steps=60)
+    flow = lambda row: mcs.transport(row[None], law, schedule, **options)[0]  # noqa: E731
+    x, jacobian = jax.vmap(flow)(z), jax.vmap(jax.jacrev(flow))(z)
+    start = mcs.log_density(z, 1.0, law, schedule)
+    along = start - jnp.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(
+        along, mcs.log_density(x, 0.0, law, schedule), atol=1e-5 if X64 else 2e-2
+    )
+
+
+PRESERVING = [
+    name for name in KERNELS if "preserving" in name or name in ("local", "local, partitions")
+]
+
+
+@pytest.mark.parametrize("name", PRESERVING)
+def test_covariance_is_kept(name):
+    x = two_clusters()
+    means, weights, covariances = components(LAWS[name])
+    centred = means - weights @ means
+    total = (weights * centred.T) @ centred + np.einsum("i,ijk->jk", weights, covariances)
+    np.testing.assert_allclose(total, np.cov(x.T, bias=True), atol=1e-5)
+    np.testing.assert_allclose(weights @ means, x.mean(0), atol=1e-5)
+
+
+def test_every_clusters_covariance_is_kept():
+    x = two_clusters()
+    labels = [(x[:, 0] > 0).astype(int)]
+    blocks = clustered_blocks(x, np.full(400, 1 / 400), labels, 0.7, 50)
+    for side in (x[:, 0] <= 0, x[:, 0] > 0):
+        own = [
+            k
+            for k in range(len(blocks.centres))
+            if (blocks.centres[k, 0] > 0) == (x[side][0, 0] > 0)
+        ]
+        rows = np.concatenate(
+            [
+                (blocks.rows[k] @ blocks.bases[k].T + blocks.centres[k])[
+                    np.isfinite(blocks.log_weights[k])
+                ]
+                for k in own
+            ]
+        )
+        kernel = (blocks.bases[own[0]] * blocks.variances[own[0]]) @ blocks.bases[own[0]].T
+        np.testing.assert_allclose(
+            np.cov(rows.T, bias=True) + kernel, np.cov(x[side].T, bias=True), atol=1e-5
+        )
+
+
+def test_limits_of_the_bandwidth():
+    x = two_clusters()
+    near = mcs.mixture(x, kernel=mcs.Local(1e-3, blocks=2, partitions=1))
+    points = np.asarray(components(near)[0])
+    order, expected = np.lexsort(points.T), np.lexsort(x.T)
+    np.testing.assert_allclose(points[order], x[expected], atol=1e-4)  # h -> 0: the data
+    one = mcs.mixture(x, kernel=mcs.Whitened(1.0, preserve=True))
+    gaussian = jax.scipy.stats.multivariate_normal.logpdf
+    y = jnp.asarray(x[:5], one.dtype)
+    log_p = jax.vmap(gaussian, (0, None, None))(
+        y, jnp.asarray(x.mean(0)), jnp.asarray(np.cov(x.T, bias=True))
+    )
+    np.testing.assert_allclose(
+        one.log_prob(y), log_p, atol=0.05
+    )  # h = 1: one Gaussian, up to shrinkage
+
+
+def test_padding_stays_small():
+    rng = np.random.default_rng(0)
+    for sizes in (
+        rng.integers(5, 400, 100),
+        rng.pareto(1.0, 200).astype(int) * 20 + 5,
+        np.array([7, 100_000]),
+    ):
+        rows = block_size(sizes, 1024)
+        counts = -(-sizes // rows)
+        stored = counts.sum() * (-(-sizes // counts)).max()
+        assert 1 - sizes.sum() / stored < 0.15
+
+
+def test_weights_count():
+    """A row of weight two is two rows."""
+    x = two_clusters(60)
+    double = np.concatenate([x, x[:10]])
+    weights = np.where(np.arange(60) < 10, 2.0, 1.0)
+    y = jnp.asarray(x[::7])
+    for kernel in (mcs.Whitened(0.3), mcs.Isotropic(0.3, preserve=True)):
+        first = mcs.mixture(x, kernel=kernel, weights=weights).log_prob(y)
+        np.testing.assert_allclose(first, mcs.mixture(double, kernel=kernel).log_prob(y), atol=0.05)
+
+
+def test_effective_sample_size_counts_components():
+    law = mcs.mixture(
+        np.zeros((50, 2)) + RNG.standard_normal((50, 2)) * 1e-6, kernel=mcs.Isotropic(1.0)
+    )
+    np.testing.assert_allclose(law.effective_sample_size(jnp.zeros((1, 2))), 50, rtol=1e-4)
+    apart = mcs.mixture(np.array([[0.0], [1e3]]), kernel=mcs.Isotropic(1.0))
+    np.testing.assert_allclose(apart.effective_sample_size(jnp.zeros((1, 1))), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kernel", [mcs.Local(1.5, 2), mcs.Local(0.5, 0), mcs.Local(0.5, 2, partitions=0)]
+)
+def test_bad_kernels_are_named(kernel):
+    with pytest.raises(ValueError, match="expected at"):
+        mcs.mixture(two_clusters(), kernel=kernel)
+
+
+# --- frames -----------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "normal": RNG.standard_normal(3000),
+    "lognormal": np.exp(RNG.standard_normal(3000)),
+    "cauchy": RNG.standard_cauchy(3000),
+    "uniform": RNG.random(3000),
+    "bimodal": np.where(RNG.random(3000) < 0.5, -5, 5) + RNG.standard_normal(3000),
+    "integers": RNG.integers(0, 4, 3000).astype(float),
+    "binary": (RNG.random(3000) < 0.03).astype(float),
+    "atom": np.where(RNG.random(3000) < 0.5, 0.0, RNG.standard_normal(3000)),
+    "tiny": 1e-6 * RNG.standard_normal(3000) + 1e-3,
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_gaussianized_columns(name):
+    x = np.stack([COLUMNS[name], RNG.standard_normal(3000)], 1)
+    frame = mcs.Gaussianize().fit(dequantized(x)[0])
+    spread = x[:, 0].std() if name != "cauchy" else 3.0
+    far = np.concatenate([x, x.mean(0) + spread * np.array([[50, 0], [-50, 0]])]).astype(np.float64)
+    y = frame.forward(far)
+    assert np.isfinite(y).all() and np.abs(y).max() < 60
+    dtype = jnp.zeros(()).dtype
+    back = np.asarray(frame.inverse(frame.forward(jnp.asarray(far, dtype))))
+    np.testing.assert_allclose(
+        back, far, rtol=1e-6 if X64 else 2e-3, atol=(1e-8 if X64 else 2e-3) * spread
+    )
+    grid = jnp.asarray(np.linspace(x[:, 0].min() - spread, x[:, 0].max() + spread, 400), dtype)
+    rows = jnp.stack([grid, 0 * grid], 1)
+    score = lambda row: frame.forward(row[None])[0]  # noqa: E731
+    slopes = jnp.linalg.slogdet(jax.vmap(jax.jacfwd(score))(rows))
+    assert (slopes[0] > 0).all()  # strictly monotone
+    np.testing.assert_allclose(frame.log_det(rows), slopes[1], atol=1e-8 if X64 else 2e-2)
+
+
+def test_gaussianized_law_integrates_to_one():
+    x = np.exp(RNG.standard_normal((2000, 1)))
+    law = mcs.mixture(x, kernel=mcs.Whitened(0.3, preserve=True), frame=mcs.Gaussianize())
+    grid = jnp.concatenate([-jnp.geomspace(1e-6, 1e4, 4000)[::-1], jnp.geomspace(1e-6, 1e4, 8000)])
+    mass = jnp.trapezoid(
+        jnp.exp(law.log_prob(grid[:, None].astype(law.dtype))), grid.astype(law.dtype)
+    )
+    np.testing.assert_allclose(mass, 1, atol=5e-3)
+
+
+def test_ties_are_found_and_spread():
+    x = np.stack([RNG.integers(0, 5, 1000), RNG.standard_normal(1000)], 1).astype(float)
+    spread, tied = dequantized(x)
+    assert list(tied) == [0] and tied[0] == 1
+    assert np.abs(spread[:, 0] - x[:, 0]).max() <= 0.5 and len(np.unique(spread[:, 0])) == 1000
+    np.testing.assert_array_equal(np.round(spread[:, 0]), x[:, 0])
+    np.testing.assert_array_equal(spread[:, 1], x[:, 1])
+
+
+def test_likelihood_cannot_be_bought_on_ties():
+    """The density at an atom stays near what spreading it over 1 % of the range gives."""
+    x = np.stack([COLUMNS["atom"], COLUMNS["normal"]], 1)
+    law = mcs.mixture(x, kernel=mcs.Auto(), frame=mcs.Gaussianize())
+    at_atom = law.log_prob(jnp.asarray([[0.0, 0.0]]))
+    assert float(at_atom[0]) < np.log(0.5 / 0.02 * 0.4) + 1.5
+    assert set(law.report.tied) == {0}
+
+
+@pytest.mark.parametrize("frame", [mcs.Affine(), mcs.Gaussianize()])
+def test_one_outlier_ruins_nothing(frame):
+    rng = np.random.default_rng(5)
+    x, test = rng.standard_normal((3000, 3)), rng.standard_normal((5000, 3))
+    kernel = mcs.Local(0.7, blocks=5)
+    law = mcs.mixture(x, kernel=kernel, frame=frame)
+    plain = np.asarray(law.log_prob(test))
+    outlier = np.array([[50.0, 0.0, 0.0]])
+    with_outlier = np.append(plain, np.asarray(law.log_prob(outlier)))
+    assert np.isfinite(with_outlier).all()
+    if isinstance(frame, mcs.Gaussianize):  # a Gaussian frame has Gaussian tails
+        assert abs(with_outlier.mean() - plain.mean()) < 0.1
+    spoiled = mcs.mixture(np.concatenate([x, outlier]), kernel=kernel, frame=frame)
+    assert abs(np.mean(np.asarray(spoiled.log_prob(test))) - plain.mean()) < 0.1
+
+
+# --- the automatic choice ---------------------------------------------------------------------------
+
+
+def test_auto_beats_fixed_kernels_and_does_not_copy():
+    rng = np.random.default_rng(3)
+    rows = two_clusters(3000)[rng.permutation(3000)]
+    rows[:, 0] = np.exp(rows[:, 0] / 3)
+    train, test = rows[:1500], rows[1500:]
+    law = mcs.mixture(train, kernel=mcs.Auto())
+    auto = float(law.log_prob(test).mean())
+    for kernel in (mcs.Isotropic(0.1), mcs.Isotropic(0.3), mcs.Whitened(0.2), mcs.Whitened(1.0)):
+        fixed = mcs.mixture(train, kernel=kernel, frame=mcs.Affine())
+        assert auto > float(fixed.log_prob(test).mean())
+    report = law.summary()
+    np.testing.assert_allclose(report.log_likelihood, auto, atol=0.25)
+    assert 0.4 < report.memorisation < 0.6
+    assert json.loads(report.to_json())["curve"][0].keys() >= {
+        "frame",
+        "blocks",
+        "h",
+        "log_likelihood",
+    }
+    assert "held-out log-likelihood" in str(report) and report.effective_sample_size > 1
+    closer = mcs.mixture(train, kernel=mcs.Auto(closeness=4.0))
+    assert closer.summary().memorisation > report.memorisation
+
+
+def test_reports_do_not_recompile(key):
+    from mcscore import fields
+
+    x = two_clusters(100)
+    laws = [mcs.mixture(x + shift, kernel=mcs.Isotropic(0.3)) for shift in (0.0, 1.0)]
+    mcs.score(jnp.zeros((1, 3)), 0.5, laws[0], mcs.Cosine())
+    before = fields.evaluate._cache_size()
+    mcs.score(jnp.zeros((1, 3)), 0.5, laws[1], mcs.Cosine())
+    assert fields.evaluate._cache_size() == before
+
+
+@pytest.mark.parametrize("name", ["wine", "iris"])
+def test_auto_on_small_real_tables(name):
+    train, test = mcs.datasets.split(0, mcs.datasets.TABLES[name](), 0.7, 0.3)
+    law = mcs.mixture(train, kernel=mcs.Auto())
+    one = mcs.mixture(train, kernel=mcs.Whitened(1.0, preserve=True), frame=mcs.Affine())
+    assert float(law.log_prob(test).mean()) > float(one.log_prob(test).mean()) - 0.1
+    assert np.isfinite(np.asarray(law.sample(jax.random.key(0), 500))).all()
