@@ -1,0 +1,87 @@
+"""One clock for every benchmark: warm-up, blocking, medians with spread, device and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def measure(
+    function: Callable[[], Any], *, repeats: int = 7, most_seconds: float = 20.0
+) -> dict[str, float]:
+    """Return the median seconds of ``function``, their quartiles, and the first call's seconds."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    first = time.perf_counter() - start
+    seconds: list[float] = []
+    while len(seconds) < repeats and (not seconds or sum(seconds) < most_seconds):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    return {"first": first, "median": median, "low": low, "high": high, "repeats": len(seconds)}
+
+
+def machine() -> dict[str, Any]:
+    """Return device and versions."""
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "diffrax",
+        "optax",
+        "numpy",
+        "torch",
+        "flowjax",
+        "scikit-learn",
+    )
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    name = platform.processor() or platform.machine()
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), name
+    )
+    return {
+        "device": device.device_kind if device.platform != "cpu" else cpu,
+        "platform": device.platform,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class Results:
+    """JSON lines, one per measurement, the machine on the first; printed as they come."""
+
+    def __init__(self, out: Path | None, question: str):
+        self.out = out
+        self.lines = [{"question": question, **machine()}]
+        print(json.dumps(self.lines[0]))
+
+    def add(self, **entry: Any) -> None:
+        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in entry.items()}
+        self.lines.append(rounded)
+        print("  ".join(f"{k}={v}" for k, v in rounded.items()), flush=True)
+        if self.out:
+            aside = self.out.with_suffix(".tmp")
+            aside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            os.replace(aside, self.out)

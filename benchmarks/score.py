@@ -1,0 +1,165 @@
+"""How fast is one evaluation of the score, beside what else could compute it on this machine?
+
+    python benchmarks/score.py --out benchmarks/results/score.jsonl
+
+Throughput in 1e9 (query, row) pairs per second, float32, rows and queries in memory, medians of one run
+with quartiles. Rivals: the paper's formula as a PyTorch broadcast (b x n x d), PyTorch's
+``scaled_dot_product_attention`` with an extra key column for the bias, naive JAX ``vmap``, scikit-learn's
+``KernelDensity`` (density only). Ceilings: matrix products of the same shapes, and ``exp``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clock import Results, measure
+
+import mcscore as mcs
+
+SCHEDULE, T = mcs.Rectified(), 0.4  # s = 2/3
+ALPHA, SIGMA = 1 - T, T
+
+
+def torch_rivals(x, y, most_pairs):
+    """Return the paper's broadcast and the fused attention as functions of nothing, if torch is here."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    device = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform == "gpu" else "cpu"
+    tx, ty = (torch.tensor(np.asarray(a), device=device) for a in (x, y))
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+    def finish(out):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return np.float32(out[0, 0].item())
+
+    def paper():
+        difference = ty[:, None] - ALPHA * tx[None]
+        scores = -difference / SIGMA**2
+        weights = torch.exp(-(difference**2).sum(-1) / (2 * SIGMA**2))
+        return finish((weights[..., None] * scores).sum(1) / weights.sum(1, keepdim=True))
+
+    def attention():
+        # softmax((alpha y . x - alpha^2 |x|^2 / 2) / sigma^2): one more column carries the bias.
+        keys = torch.cat([tx, (tx**2).sum(1, keepdim=True)], 1)[None, None]
+        ones = torch.full_like(ty[:, :1], -ALPHA / 2)
+        queries = torch.cat([ty, ones], 1)[None, None]
+        mean = torch.nn.functional.scaled_dot_product_attention(
+            queries, keys, tx[None, None], scale=ALPHA / SIGMA**2
+        )[0, 0]
+        return finish((ALPHA * mean - ty) / SIGMA**2)
+
+    out = {"PyTorch fused attention": attention}
+    if len(x) * len(y) * x.shape[1] <= most_pairs:
+        out["the paper's formula, PyTorch"] = paper
+    return out
+
+
+@jax.jit
+def naive(y, x):
+    def one(query):
+        logits = -jnp.sum((query - ALPHA * x) ** 2, 1) / (2 * SIGMA**2)
+        return (ALPHA * jax.nn.softmax(logits) @ x - query) / SIGMA**2
+
+    return jax.vmap(one)(y)
+
+
+def ceilings(results, d):
+    rng = np.random.default_rng(0)
+    a, b, c = (
+        jnp.asarray(rng.standard_normal(s), jnp.float32)
+        for s in ((1024, d), (d, 1024), (1024, 1024))
+    )
+    product = jax.jit(partial(jnp.matmul, precision="highest"))
+    exp = jax.jit(jnp.exp)
+    for name, function, pairs in (
+        (
+            "two products (1024 x d x 1024, 1024 x 1024 x d)",
+            lambda: (product(a, b), product(c, b.T)),
+            2**20,
+        ),
+        ("exp", lambda: exp(c), 2**20),
+    ):
+        clock = measure(function, repeats=50)
+        results.add(kind="ceiling", name=name, d=d, gpairs=pairs / clock["median"] / 1e9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    results = Results(options.out, __doc__.splitlines()[0])
+    shapes = [
+        (5000, 1000, 6),
+        (4096, 16384, 2),
+        (4096, 16384, 6),
+        (4096, 16384, 21),
+        (4096, 16384, 43),
+    ]
+    shapes += [(1024, n, 6) for n in (1_000, 10_000, 100_000, 1_000_000)]
+    if options.quick:
+        shapes = [(64, 256, 2)]
+    rng = np.random.default_rng(0)
+    for d in sorted({d for *_, d in shapes}):
+        ceilings(results, d)
+    for b, n, d in shapes:
+        x = rng.standard_normal((n, d)).astype(np.float32)
+        y = (ALPHA * x[rng.integers(0, n, b)] + SIGMA * rng.standard_normal((b, d))).astype(
+            np.float32
+        )
+        law = mcs.mixture(x, kernel=mcs.Dirac())
+        jx, jy = jnp.asarray(x), jnp.asarray(y)
+        entries = {"mcscore.score": lambda: mcs.score(jy, T, law, SCHEDULE)}  # noqa: B023
+        if min(b, n) >= 1000 and n <= 20_000:
+            labels = rng.integers(0, 4, n)
+            from mcscore.kernels import clustered_blocks
+            from mcscore.mixtures import BLOCK_ROWS
+
+            blocks = clustered_blocks(x.astype(float), np.full(n, 1 / n), [labels], 0.5, BLOCK_ROWS)
+            blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), blocks)
+            local = mcs.Mixture(blocks, law.width, law.variance, law.frame, law.report)
+            entries["mcscore.score, local kernel"] = lambda: mcs.score(jy, T, local, SCHEDULE)  # noqa: B023
+        if b * n <= 2**27:
+            entries["naive JAX vmap"] = lambda: naive(jy, jx)  # noqa: B023
+        entries |= torch_rivals(x, y, 2**28)
+        if jax.devices()[0].platform == "cpu" and b * n <= 2**24:
+            from sklearn.neighbors import KernelDensity
+
+            tree = KernelDensity(bandwidth=SIGMA / ALPHA).fit(x)
+            entries["scikit-learn KDE (density only)"] = lambda: tree.score_samples(y / ALPHA)  # noqa: B023
+        reference = None
+        for name, function in entries.items():
+            clock = measure(function, repeats=5 if b * n > 2**27 else 9, most_seconds=15)
+            reference = reference or clock["median"]
+            results.add(
+                kind="score",
+                name=name,
+                queries=b,
+                rows=n,
+                d=d,
+                gpairs=b * n / clock["median"] / 1e9,
+                seconds=clock["median"],
+                spread=(clock["high"] - clock["low"]) / clock["median"],
+                first=clock["first"],
+                times_ours=clock["median"] / reference,
+            )
+        if n <= 20_000 and not math.isnan(reference or 0):
+            exact = naive(jy[:64], jx)
+            error = float(
+                jnp.linalg.norm(mcs.score(jy[:64], T, law, SCHEDULE) - exact)
+                / jnp.linalg.norm(exact)
+            )
+            assert error < 1e-4, error
+
+
+if __name__ == "__main__":
+    main()
