@@ -78,6 +78,7 @@ class Results:
         print(json.dumps(self.lines[0]))
 
     def add(self, **entry: Any) -> None:
+        """Print and keep one measurement; the file is replaced whole."""
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in entry.items()}
         self.lines.append(rounded)
         print("  ".join(f"{k}={v}" for k, v in rounded.items()), flush=True)

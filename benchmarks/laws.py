@@ -83,7 +83,7 @@ def flow(kind: str, quick: bool):
         scaled = lambda y: log_prob(
             jnp.asarray(frame.forward(np.asarray(y, np.float64)), jnp.float32)
         )
-        sample = lambda key, n: frame.inverse(model.sample(key, (n,)))  # noqa: E731
+        sample = lambda key, n: frame.inverse(model.sample(key, (n,)))
         return scaled, sample, kind
 
     return build
