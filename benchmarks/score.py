@@ -48,12 +48,16 @@ def torch_rivals(x, y, most_pairs):
 
     def attention():
         # softmax((alpha y . x - alpha^2 |x|^2 / 2) / sigma^2): one more column carries the bias.
-        keys = torch.cat([tx, (tx**2).sum(1, keepdim=True)], 1)[None, None]
-        ones = torch.full_like(ty[:, :1], -ALPHA / 2)
-        queries = torch.cat([ty, ones], 1)[None, None]
+        # Keys and values padded to one width, a multiple of 8: else torch leaves its fused kernels.
+        d = tx.shape[1]
+        pad = lambda a: torch.nn.functional.pad(a, (0, -(-(d + 1) // 8) * 8 - a.shape[1]))[
+            None, None
+        ]
+        keys = torch.cat([tx, (tx**2).sum(1, keepdim=True)], 1)
+        queries = torch.cat([ty, torch.full_like(ty[:, :1], -ALPHA / 2)], 1)
         mean = torch.nn.functional.scaled_dot_product_attention(
-            queries, keys, tx[None, None], scale=ALPHA / SIGMA**2
-        )[0, 0]
+            pad(queries), pad(keys), pad(tx), scale=ALPHA / SIGMA**2
+        )[0, 0, :, :d]
         return finish((ALPHA * mean - ty) / SIGMA**2)
 
     out = {"PyTorch fused attention": attention}
@@ -114,7 +118,7 @@ def main() -> None:
         (4096, 16384, 21),
         (4096, 16384, 43),
     ]
-    shapes += [(1024, n, 6) for n in (1_000, 10_000, 100_000, 1_000_000)]
+    shapes += [(1024, n, 6) for n in (100_000, 1_000_000)]
     if options.quick:
         shapes = [(64, 256, 2)]
     rng = np.random.default_rng(0)
@@ -137,7 +141,9 @@ def main() -> None:
             blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), blocks)
             local = mcs.Mixture(blocks, law.width, law.variance, law.frame, law.report)
             entries["mcscore.score, local kernel"] = lambda: mcs.score(jy, T, local, SCHEDULE)  # noqa: B023
-        if b * n <= 2**27:
+        if b * n <= 2**27 and (
+            d <= 6 or jax.devices()[0].platform == "cpu"
+        ):  # XLA compiles for minutes
             entries["naive JAX vmap"] = lambda: naive(jy, jx)  # noqa: B023
         entries |= torch_rivals(x, y, 2**28)
         if jax.devices()[0].platform == "cpu" and b * n <= 2**24:

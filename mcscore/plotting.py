@@ -74,6 +74,21 @@ def plot_score(
     return figure
 
 
+def plot_densities(
+    densities: Mapping[str, Any], *, extent: tuple[float, float, float, float], title: str = ""
+) -> Any:
+    """Return densities on a grid (rows along the second axis of the plane) side by side."""
+    figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities), 3.7))
+    for axis, (name, density) in zip(axes[0], densities.items(), strict=True):
+        values = np.asarray(density)
+        # The square root shows tails; the top is cut where single kernels would outshine the rest.
+        top = np.sqrt(np.quantile(values, 0.995))
+        axis.imshow(np.sqrt(values), origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
+        axis.set(title=name, xticks=[], yticks=[])
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
 def plot_trajectories(paths: Any, *, title: str = "noise to data") -> Any:
     """Return 2-D trajectories (times, n, 2): noise as open circles, data as dots."""
     paths = np.asarray(paths)

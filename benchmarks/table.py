@@ -1,0 +1,56 @@
+"""Write the tables of README.md and benchmarks/README.md from the committed results.
+
+python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+
+
+def read(name: str) -> list[dict]:
+    return [json.loads(line) for line in (RESULTS / name).read_text().splitlines()[1:]]
+
+
+def laws() -> list[str]:
+    entries = read("laws.jsonl")
+    names = list(dict.fromkeys(entry["law"] for entry in entries))
+    table = ["| data (rows, d) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for data in dict.fromkeys(entry["data"] for entry in entries):
+        row = {entry["law"]: entry for entry in entries if entry["data"] == data}
+        first, best = next(iter(row.values())), max(e["log_likelihood"] for e in row.values())
+        cells = []
+        for law in names:
+            value = row[law]["log_likelihood"]
+            text = f"**{value:.2f}**" if value == best else f"{value:.2f}"
+            cells.append(f"{text} ({row[law]['seconds']:.0f} s)")
+        label = data.replace("_", " ")
+        table.append(f"| {label} ({first['rows']:,}, {first['d']}) | " + " | ".join(cells) + " |")
+    return table
+
+
+def score() -> list[str]:
+    table = ["| | d = 2 | 6 | 21 | 43 |", "|---|---|---|---|---|"]
+    for device, file in (("2 CPU cores", "score_cpu.jsonl"), ("H100", "score_h100.jsonl")):
+        entries = [e for e in read(file) if e.get("rows") == 16384 and e["kind"] == "score"]
+        for name in dict.fromkeys(entry["name"] for entry in entries):
+            values = {entry["d"]: entry["gpairs"] for entry in entries if entry["name"] == name}
+            cells = [f"{values[d]:.2f}" if d in values else "" for d in (2, 6, 21, 43)]
+            table.append(f"| {name}, {device} | " + " | ".join(cells) + " |")
+    return table
+
+
+def write(path: Path, mark: str, table: list[str]) -> None:
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    text = path.read_text()
+    before, after = text.split(begin)[0], text.split(begin)[1].split(end)[-1]
+    path.write_text(before + "\n".join([begin, *table, end]) + after)
+
+
+if __name__ == "__main__":
+    write(ROOT / "README.md", "laws", laws())
+    write(ROOT / "benchmarks/README.md", "score", score())
