@@ -24,7 +24,7 @@ import numpy as np
 import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
-n = 300 if QUICK else 1500
+n = 300 if QUICK else 1000
 key = jax.random.key(0)
 
 # %% [markdown]
@@ -42,7 +42,7 @@ laws = {
     "local, chosen": mcs.mixture(x, kernel=mcs.Auto()),
 }
 mcs.plotting.plot_samples(
-    {name: law.sample(key, 3 * n) for name, law in laws.items()}, title="samples of each law"
+    {name: law.sample(key, 2 * n) for name, law in laws.items()}, title="samples of each law"
 )
 
 # %%
