@@ -24,9 +24,14 @@ def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
     class Picture(Figure):  # a Figure that notebooks show without pyplot
         def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=66)  # notebooks stay small
-            return buffer.getvalue()
+            from PIL import Image
+
+            drawn, small = io.BytesIO(), io.BytesIO()
+            self.savefig(drawn, format="png", dpi=66)
+            Image.open(drawn).convert("RGB").quantize(128).save(
+                small, "png"
+            )  # notebooks stay small
+            return small.getvalue()
 
     figure = Picture(layout="constrained", dpi=110, **options)
     FigureCanvasAgg(figure)
@@ -65,7 +70,7 @@ def plot_score(
     field = np.asarray(score(grid.astype(np.float32)))
     norm = np.linalg.norm(field, axis=1)
     unit = field / np.maximum(norm, 1e-12)[:, None]
-    axis.scatter(*data[:5000].T, s=2, c=MUTED, alpha=0.3, linewidths=0)
+    axis.scatter(*data[:5000].T, s=4, c=ACCENT, alpha=0.35, linewidths=0)
     arrows = axis.quiver(
         *grid.T, *unit.T, norm, cmap="viridis", pivot="mid", scale=1.15 * points, width=0.004
     )
