@@ -164,7 +164,7 @@ def _demo(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     start, report, histories = time.perf_counter(), {}, {}
     rows = 500 if options.quick else 5000
-    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=25_000)
+    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=20_000)
     for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
         key = jax.random.key(index)
         if name in datasets.TABLES:
