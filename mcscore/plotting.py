@@ -6,7 +6,7 @@ Every function takes arrays and returns a matplotlib ``Figure``; matplotlib is i
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def plot_score(
 
 
 def plot_densities(
-    densities: Mapping[str, Any], *, extent: tuple[float, float, float, float], title: str = ""
+    densities: Mapping[str, Any], *, extent: Sequence[float], title: str = ""
 ) -> Any:
     """Return densities on a grid (rows along the second axis of the plane) side by side."""
     figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities), 3.7))
