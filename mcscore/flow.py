@@ -73,7 +73,7 @@ class TimeClock:
 
 
 Clock = CanonicalClock | TimeClock
-DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations, see benchmarks/README.md
+DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations
 
 
 class Flow(NamedTuple):
