@@ -16,7 +16,9 @@ import numpy as np
 from mcscore import datasets, metrics, plotting
 from mcscore.fields import score
 from mcscore.flow import trajectory
+from mcscore.frames import Gaussianize
 from mcscore.generator import load
+from mcscore.kernels import Local
 from mcscore.pipeline import Fit, fit_stages
 
 
@@ -164,7 +166,9 @@ def _demo(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     start, report, histories = time.perf_counter(), {}, {}
     rows = 500 if options.quick else 5000
-    settings: dict[str, Any] = dict(pairs=2_000, epochs=3) if options.quick else dict(pairs=20_000)
+    settings: dict[str, Any] = dict(pairs=20_000)
+    if options.quick:
+        settings = dict(pairs=1_000, epochs=2, kernel=Local(0.7, 4), frame=Gaussianize())
     for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
         key = jax.random.key(index)
         if name in datasets.TABLES:

@@ -15,6 +15,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 def test_notebook_runs(name, monkeypatch, tmp_path):
     monkeypatch.setenv("MCSCORE_QUICK", "1")
     notebook = jupytext.read(FOLDER / f"{name}.py")
+    for cell in notebook.cells:  # the search for the law has tests of its own
+        cell.source = cell.source.replace("Auto()", "Auto(partitions=1, most_blocks=2)")
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
 

@@ -100,6 +100,8 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert len(blocks) >= 2
     quick = {"10_000": "50", "100_000": "500", "50_000": "500", "epochs=60": "epochs=2"}
+    law = "kernel=mcs.Local(0.6, blocks=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
+    quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, epochs=2)"}
     scope = {}
     for block in blocks:
         for long, short in quick.items():
