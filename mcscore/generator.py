@@ -131,7 +131,7 @@ class Generator:
         return self.params["Dense_0"]["bias"].dtype
 
     def __call__(self, z: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
-        """Return the data points of noise ``z``.
+        """Return the data points of noise ``z``: a smooth map, ties not restored (see ``sample``).
 
         Raises:
             ValueError: If ``z`` has another number of columns.
@@ -142,7 +142,7 @@ class Generator:
         return _generate(self, z)
 
     def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
-        """Return ``n`` independent samples in the user's units.
+        """Return ``n`` independent samples in the user's units, back on integers and other ties.
 
         Drawn in chunks, chunk k from ``fold_in(key, k)``: the first rows do not depend on ``n``, one
         compiled program serves every ``n``, and memory is the output's plus one chunk's.
@@ -182,9 +182,9 @@ def _generate(generator: Generator, z: Array) -> Array:
 @jax.jit
 def _sample_chunk(generator: Generator, key: Array, index: Array) -> Array:
     shape = SAMPLE_CHUNK, generator.dimension
-    return _generate(
-        generator, jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
-    )
+    z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
+    x = _generate(generator, z)
+    return x if generator.frame is None else generator.frame.restore(x)
 
 
 def load(path: str | os.PathLike) -> Generator:
@@ -236,7 +236,8 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
 def _fields(frame: Any) -> dict[str, Any]:
     if frame is None:
         return {}
-    return {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
+    found = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _version(package: str) -> str:

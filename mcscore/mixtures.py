@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore.frames import Identity, dequantized
+from mcscore.frames import Dequantized, Identity, dequantized
 from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel, clustered_blocks  # noqa: F401 (doctests)
 from mcscore.metrics import memorisation
@@ -183,7 +183,7 @@ class Mixture:
             )
 
     def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
-        """Return ``n`` exact, independent draws from the law, in the user's units.
+        """Return ``n`` exact, independent draws from the law, in the user's units, ties restored.
 
         >>> mixture(np.eye(2), kernel=Isotropic(0.1)).sample(jax.random.key(0), 5).shape
         (5, 2)
@@ -228,7 +228,7 @@ def _effective_sample_size(x: Array, law: Mixture) -> Array:
 
 @partial(jax.jit, static_argnums=2)
 def _sample(key: Array, law: Mixture, n: int) -> Array:
-    return law.frame.inverse(draw(key, law.blocks, n))
+    return law.frame.restore(law.frame.inverse(draw(key, law.blocks, n)))
 
 
 def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
@@ -300,9 +300,10 @@ def mixture(
     weights = _as_weights(weights, len(table))
     table, weights = table[weights > 0], weights[weights > 0]
     frames = kernel.frames if isinstance(kernel, Auto) and frame is None else (frame or Identity(),)
-    tied: dict[int, float] = {}
+    spread = Dequantized(table, {}, None)
     if any(getattr(candidate, "dequantize", False) for candidate in frames):
-        table, tied = dequantized(table)
+        spread = dequantized(table)
+        table = spread.x
 
     evidence: dict[str, Any] = {}
     chosen: Any = frames[0]
@@ -335,14 +336,14 @@ def mixture(
         frame=repr(chosen),
         blocks=len(kept),
         padding=1 - float(kept.mean()),
-        tied=tied,
+        tied=spread.share,
         **evidence,
     )
     return Mixture(
         jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks),
         jnp.asarray(_width(blocks), dtype),
         jnp.asarray(_variance(blocks), dtype),
-        fitted,
+        fitted if spread.ties is None else replace(fitted, ties=spread.ties),
         report,
     )
 

@@ -224,7 +224,7 @@ COLUMNS = {
 @pytest.mark.parametrize("name", COLUMNS)
 def test_gaussianized_columns(name):
     x = np.stack([COLUMNS[name], RNG.standard_normal(3000)], 1)
-    frame = mcs.Gaussianize().fit(dequantized(x)[0])
+    frame = mcs.Gaussianize().fit(dequantized(x).x)
     spread = x[:, 0].std() if name != "cauchy" else 3.0
     far = np.concatenate([x, x.mean(0) + spread * np.array([[50, 0], [-50, 0]])]).astype(np.float64)
     y = frame.forward(far)
@@ -254,11 +254,27 @@ def test_gaussianized_law_integrates_to_one():
 
 def test_ties_are_found_and_spread():
     x = np.stack([RNG.integers(0, 5, 1000), RNG.standard_normal(1000)], 1).astype(float)
-    spread, tied = dequantized(x)
+    spread, tied, _ = dequantized(x)
     assert list(tied) == [0] and tied[0] == 1
     assert np.abs(spread[:, 0] - x[:, 0]).max() <= 0.5 and len(np.unique(spread[:, 0])) == 1000
     np.testing.assert_array_equal(np.round(spread[:, 0]), x[:, 0])
     np.testing.assert_array_equal(spread[:, 1], x[:, 1])
+
+
+def test_draws_go_back_to_ties(tmp_path, key):
+    n = 2000
+    table = np.stack([COLUMNS["integers"][:n], COLUMNS["atom"][:n], COLUMNS["normal"][:n]], 1)
+    law = mcs.mixture(table, kernel=mcs.Local(0.9, blocks=3), frame=mcs.Gaussianize())
+    draws = np.asarray(law.sample(key, 4000))
+    assert set(np.unique(draws[:, 0])) == {0.0, 1.0, 2.0, 3.0}
+    assert abs(np.mean(draws[:, 1] == 0) - np.mean(table[:, 1] == 0)) < 0.04
+    assert len(np.unique(draws[:, 2])) > 3900
+    net = mcs.MLP(width=4, depth=1)
+    gen = mcs.Generator(net.init(key, 3, law.dtype), law.frame, net)
+    gen.save(tmp_path / "g.safetensors")
+    samples = gen.sample(key, 100)
+    assert set(np.unique(samples[:, 0])) <= {0.0, 1.0, 2.0, 3.0}
+    np.testing.assert_array_equal(mcs.load(tmp_path / "g.safetensors").sample(key, 100), samples)
 
 
 def test_likelihood_cannot_be_bought_on_ties():
