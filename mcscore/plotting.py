@@ -79,9 +79,7 @@ def plot_score(
     return figure
 
 
-def plot_densities(
-    densities: Mapping[str, Any], *, extent: Sequence[Any], title: str = ""
-) -> Any:
+def plot_densities(densities: Mapping[str, Any], *, extent: Sequence[Any], title: str = "") -> Any:
     """Return densities on a grid (rows along the second axis of the plane) side by side."""
     figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities), 3.7))
     for axis, (name, density) in zip(axes[0], densities.items(), strict=True):

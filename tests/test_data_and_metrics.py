@@ -114,7 +114,9 @@ def test_every_picture_draws(key, tmp_path):
         plotting.plot_score(
             lambda y: mcs.score(jnp.asarray(y, law.dtype), 0.1, law, mcs.Linear()), x
         ),
-        plotting.plot_densities({"bumps": np.exp(-np.hypot(*np.mgrid[-3:3:40j, -3:3:40j]))}, extent=(0, 1, 0, 1)),
+        plotting.plot_densities(
+            {"bumps": np.exp(-np.hypot(*np.mgrid[-3:3:40j, -3:3:40j]))}, extent=(0, 1, 0, 1)
+        ),
         plotting.plot_trajectories(mcs.trajectory(x[:9], law, mcs.Cosine(), points=5)),
         plotting.plot_pairs({"data": datasets.wine(), "generated": datasets.wine()}),
         plotting.plot_history({"moons": history}),
