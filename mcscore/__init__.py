@@ -11,6 +11,7 @@ After Liu, Yang, Zhang, Bao, Cao and Zhang, arXiv 2310.14458. The whole method i
 """
 
 from mcscore import datasets, metrics, plotting
+from mcscore.density import Density, effective_sample_size
 from mcscore.fields import (
     ScoreEstimate,
     denoise,
@@ -36,11 +37,11 @@ from mcscore.training import History, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP", "VE", "VP", "Affine", "Auto", "CanonicalClock", "Cosine", "Dirac", "Fit", "Flow",
+    "MLP", "VE", "VP", "Affine", "Auto", "CanonicalClock", "Cosine", "Density", "Dirac", "Fit", "Flow",
     "Gaussianize", "Generator", "History", "Identity", "Isotropic", "Jet", "Linear",
     "Local", "Mixture", "Normal", "Pairs", "Rectified", "Report", "Schedule",
     "ScoreEstimate", "Sobol", "TimeClock", "Whitened", "datasets", "denoise", "divergence",
-    "encode", "evaluate", "fit", "fit_stages", "generate_pairs", "load", "log_density",
-    "merge", "metrics", "minibatch_score", "mixture", "plotting", "score", "solve_flow",
+    "effective_sample_size", "encode", "evaluate", "fit", "fit_stages", "generate_pairs", "load",
+    "log_density", "merge", "metrics", "minibatch_score", "mixture", "plotting", "score", "solve_flow",
     "train", "trajectory", "transport", "velocity",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: ``mcscore demo | fit | sample``."""
+"""The command line: ``mcscore demo | fit | sample | export``."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     sample.add_argument("--out", required=True, type=Path, help=".csv or .npy file to write")
     sample.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
     sample.set_defaults(run=_sample)
+
+    export = commands.add_parser(
+        "export", help="write a saved generator's sampler as a StableHLO program"
+    )
+    export.add_argument("model", type=Path, help="file written by mcscore fit")
+    export.add_argument("--out", required=True, type=Path, help="file to write (.stablehlo)")
+    export.set_defaults(run=_export)
 
     options = parser.parse_args(arguments)
     try:
@@ -162,13 +169,20 @@ def _sample(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(rows)} rows, {rows.shape[1]} columns")
 
 
+def _export(options: argparse.Namespace) -> None:
+    load(options.model).export(options.out)
+    print(f"{options.out}: call it with jax.export.deserialize, see Generator.export")
+
+
 def _demo(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     start, report, histories = time.perf_counter(), {}, {}
     rows = 500 if options.quick else 5000
-    settings: dict[str, Any] = dict(pairs=20_000)
+    settings: dict[str, Any] = dict(pairs=20_000, encoder=False)
     if options.quick:
-        settings = dict(pairs=1_000, epochs=2, kernel=Local(0.7, 4), frame=Gaussianize())
+        settings = dict(
+            pairs=1_000, encoder=False, epochs=2, kernel=Local(0.7, 4), frame=Gaussianize()
+        )
     for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
         key = jax.random.key(index)
         if name in datasets.TABLES:

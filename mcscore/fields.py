@@ -210,18 +210,20 @@ def _estimate(law: Mixture, operands: tuple[Array, Array, Array]) -> tuple[Array
 
     Var = J/(J-1) sum_i w_i^2 (s_i - s)^2 for normalised weights w_i and per-row scores s_i.
     """
-    x_t, alpha, variance = operands
+    x_t, alpha, variance = (operand.T for operand in operands)
     points, log_weights = law.points()
     centre = law.blocks.centres[:1]
-    rows, x = points - centre, x_t - alpha * centre
-    precision = 1 / (alpha**2 * law.blocks.variances[:1] + variance)
+    rows, x = points - centre, x_t - alpha * centre.T
+    precision = 1 / (alpha**2 * law.blocks.variances[:1].T + variance)
     weights, _ = block_weights(x, alpha, precision, rows, log_weights)
-    weights = weights / weights.sum(-1, keepdims=True)
+    weights = weights / weights.sum(0, keepdims=True)
     squares = weights**2
-    mean = product(weights, rows)
-    share = squares.sum(-1, keepdims=True)
-    spread = product(squares, rows**2) - 2 * mean * product(squares, rows) + mean**2 * share
+    mean = product(rows.T, weights)
+    share = squares.sum(0)
+    spread = (
+        product((rows**2).T, squares) - 2 * mean * product(rows.T, squares) + mean**2 * share[None]
+    )
     size = jnp.isfinite(log_weights).sum().astype(x_t.dtype)
     bessel = size / jnp.maximum(size - 1, 1)
     squared_error = bessel * (alpha * precision) ** 2 * jnp.maximum(spread, 0)
-    return -precision * (x - alpha * mean), squared_error, 1 / share[:, 0]
+    return (-precision * (x - alpha * mean)).T, squared_error.T, 1 / share

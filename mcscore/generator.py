@@ -11,6 +11,8 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,10 +28,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mcscore import frames
+from mcscore.density import Density, pull_back, push_forward
 
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
 SAMPLE_CHUNK = 8192
+DENSITY_CHUNK = 2048
 
 
 class _Network(nn.Module):
@@ -65,8 +69,8 @@ class MLP:
     MLP(width=256, depth=2, activation='tanh', residual=False)
     """
 
-    width: int = 256
-    depth: int = 3
+    width: int = 128
+    depth: int = 6
     activation: str = "silu"
     residual: bool = True
 
@@ -101,24 +105,26 @@ ACTIVATIONS = ("celu", "elu", "gelu", "relu", "selu", "silu", "softplus", "swish
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "frame"],
+    data_fields=["params", "frame", "encoder"],
     meta_fields=["network", "settings"],
 )
 @dataclass(frozen=True)
 class Generator:
-    """A trained one-step sampler. ``gen(z)`` maps noise (b, d) to data (b, d) in the user's units.
+    """A trained one-step sampler and density. ``gen(z)`` maps noise (b, d) to data in the user's units.
 
     Attributes:
         params: Parameters, a nested dict of arrays.
         frame: Map from the user's units to the network's coordinates, or None.
         network: The ``MLP`` that the parameters belong to.
         settings: JSON text about how it was made; kept in its file.
+        encoder: Parameters of the same network from data to noise, or None.
     """
 
     params: Any
     frame: Any
     network: MLP
     settings: str = field(default="{}")
+    encoder: Any = None
 
     @property
     def dimension(self) -> int:
@@ -136,10 +142,61 @@ class Generator:
         Raises:
             ValueError: If ``z`` has another number of columns.
         """
-        z = jnp.asarray(z, self.dtype)
-        if z.ndim != 2 or z.shape[1] != self.dimension:
-            raise ValueError(f"z: expected shape (points, {self.dimension}), got {z.shape}")
-        return _generate(self, z)
+        return _generate(self, self._points(z, "z"))
+
+    def _points(self, points: ArrayLike, name: str) -> Float[Array, "b d"]:
+        points = jnp.asarray(points, self.dtype)
+        if points.ndim != 2 or points.shape[1] != self.dimension:
+            raise ValueError(
+                f"{name}: expected shape (points, {self.dimension}), got {points.shape}"
+            )
+        return points
+
+    def encode(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
+        """Return the noise of data points ``x`` in one forward pass of the encoder.
+
+        As exact as the encoder's fit; ``density(x).z`` solves ``gen(z) = x`` to rounding.
+
+        Raises:
+            ValueError: If ``x`` has another number of columns, or the generator has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                "encode: this generator has no encoder; train it with train(..., encoder=True)"
+            )
+        return _encode(self, self._points(x, "x"))
+
+    def density(self, x: Float[ArrayLike, "b d"]) -> Density:
+        """Return the log density at ``x`` (b, d) in the user's units, each value with its certificate.
+
+        Newton's method on ``gen(z) = x`` from the encoder's guess (from ``x`` itself without one), in
+        chunks of 2,048 points; O(d) passes of the network per step. Errors are those of ``encode``.
+        """
+        x = self._points(x, "x")
+        parts = []
+        for k in range(0, max(len(x), 1), DENSITY_CHUNK):
+            part = x[k : k + DENSITY_CHUNK]
+            size = len(part) if len(x) <= DENSITY_CHUNK else DENSITY_CHUNK  # one compiled program
+            padded = jnp.concatenate(
+                [part, jnp.broadcast_to(x[:1], (size - len(part), x.shape[1]))]
+            )
+            parts.append(jax.tree.map(lambda a, m=len(part): a[:m], _density(self, padded)))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def log_prob(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b"]:
+        """Return ``density(x).log_prob``: nats, NaN where no noise is found that gives ``x``."""
+        return self.density(x).log_prob
+
+    def sample_and_log_prob(
+        self, key: Array, n: int
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
+        """Return ``n`` samples, ties not restored, and their log density; no inversion is needed."""
+        if n < 0:
+            raise ValueError(f"n: expected a number of samples, got {n}")
+        size = DENSITY_CHUNK
+        parts = [_sample_density(self, key, k) for k in range(max(1, -(-n // size)))]
+        x, log_prob = (jnp.concatenate(part)[:n] for part in zip(*parts, strict=True))
+        return x, log_prob
 
     def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
         """Return ``n`` independent samples in the user's units, back on integers and other ties.
@@ -152,10 +209,36 @@ class Generator:
         parts = [_sample_chunk(self, key, k) for k in range(-(-n // SAMPLE_CHUNK))]
         return jnp.concatenate(parts)[:n] if parts else jnp.zeros((0, self.dimension), self.dtype)
 
+    def export(self, path: str | os.PathLike) -> None:
+        """Write the sampler as a StableHLO program that runs without mcscore, on CPU, GPU and TPU.
+
+        ``jax.export.deserialize(bytes).call(jax.random.key_data(key), k)`` gives the ``k``-th 8,192 rows
+        of ``sample(key, n)``; ``k`` is an int32.
+
+        Raises:
+            ImportError: If flatbuffers is missing: ``pip install mcscore[export]``.
+        """
+        from jax import export
+
+        @jax.jit
+        def sampler(key_data, index):
+            return _sample_chunk(self, jax.random.wrap_key_data(key_data), index)
+
+        shapes = (
+            jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((2,), "uint32"), ((), "int32"))
+        )
+        program = export.export(sampler, platforms=("cpu", "cuda", "tpu"))(*shapes)
+        try:
+            binary = program.serialize()
+        except ImportError as error:
+            raise ImportError("export: needs flatbuffers: pip install mcscore[export]") from error
+        with _moved_into_place(path) as aside:
+            aside.write_bytes(binary)
+
     def save(self, path: str | os.PathLike) -> None:
         """Write everything to one safetensors file, moved into place when complete. No pickle."""
-        path = Path(path)
         tensors = {f"params/{k}": v for k, v in flatten_dict(self.params, sep="/").items()}
+        tensors |= {f"encoder/{k}": v for k, v in flatten_dict(self.encoder or {}, sep="/").items()}
         tensors |= {f"frame/{k}": v for k, v in _fields(self.frame).items()}
         metadata = dict(
             format=FORMAT,
@@ -165,18 +248,53 @@ class Generator:
             settings=self.settings,
             versions=json.dumps({name: _version(name) for name in ("mcscore", "jax", "flax")}),
         )
-        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with _moved_into_place(path) as aside:
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, aside, metadata)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that replaces it once the block ends without error."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @jax.jit
 def _generate(generator: Generator, z: Array) -> Array:
     x = generator.network.apply(generator.params, z)
     return x if generator.frame is None else generator.frame.inverse(x)
+
+
+@jax.jit
+def _encode(generator: Generator, x: Array) -> Array:
+    y = x if generator.frame is None else generator.frame.forward(x)
+    return generator.network.apply(generator.encoder, y)
+
+
+@jax.jit
+def _density(generator: Generator, x: Array) -> Density:
+    frame, network = generator.frame, generator.network
+    y = x if frame is None else frame.forward(x)
+    start = y if generator.encoder is None else network.apply(generator.encoder, y)
+    found = pull_back(partial(network.apply, generator.params), y, start)
+    log_det = 0.0 if frame is None else frame.log_det(x)
+    return found._replace(log_prob=found.log_prob + log_det)
+
+
+@jax.jit
+def _sample_density(generator: Generator, key: Array, index: Array) -> tuple[Array, Array]:
+    shape = DENSITY_CHUNK, generator.dimension
+    z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
+    y, log_prob, _ = push_forward(partial(generator.network.apply, generator.params), z)
+    if generator.frame is None:
+        return y, log_prob
+    x = generator.frame.inverse(y)
+    return x, log_prob + generator.frame.log_det(x)
 
 
 @jax.jit
@@ -214,12 +332,14 @@ def load(path: str | os.PathLike) -> Generator:
             raise ValueError(f"unknown frame {metadata['frame']!r}")
         params = unflatten_dict(_part(tensors, "params/"), sep="/")
         frame = frame_type(**_part(tensors, "frame/")) if frame_type else None
-        generator = Generator(params, frame, network, metadata["settings"])
+        encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
+        generator = Generator(params, frame, network, metadata["settings"], encoder)
         d = generator.dimension
         expected = jax.eval_shape(partial(network.init, d=d), jax.random.key(0))
-        shapes = jax.tree.map(jnp.shape, params)
-        if shapes != jax.tree.map(lambda leaf: leaf.shape, expected):
-            raise ValueError(f"expected parameters of {network} for {d} columns")
+        expected = jax.tree.map(jnp.shape, expected)
+        for part in (params, encoder or params):
+            if jax.tree.map(jnp.shape, part) != expected:
+                raise ValueError(f"expected parameters of {network} for {d} columns")
         if frame is not None:
             jax.eval_shape(frame.inverse, jax.ShapeDtypeStruct((1, d), generator.dtype))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

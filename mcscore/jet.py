@@ -17,7 +17,7 @@ the data *merge* (law of total variance); a scan over blocks, several devices an
 only in what is merged. The Laplacian is that of ``log p``, not of ``p``: ``lap p / p - |grad|^2``
 cancels catastrophically far from the data, the variance does not.
 
-Nothing of size (queries x rows) is ever held: queries are taken ``QUERY_TILE`` at a time.
+Nothing of size (queries x rows) is ever held: queries are taken ``query_tile()`` at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-QUERY_TILE = 1024
+QUERY_TILE: int | None = None  # set before anything is compiled, overrides ``query_tile``
 
 
 @jax.tree_util.register_dataclass
@@ -109,11 +109,16 @@ def velocity_reading(
     return Reading(query, d_alpha - alpha * query, d_alpha)
 
 
-def merge(first: Jet, second: Jet) -> Jet:
+def merge(first: Jet, second: Jet, axis: int = -1) -> Jet:
     """Return the jet of the sum of two unnormalised laws. Associative and commutative.
 
     Masses add; fields average with the masses as weights; Laplacians average too, plus the variance
     between the two gradients (law of total variance), so ``field`` must be the score when they are kept.
+
+    Args:
+        first: Of one part of the data.
+        second: Of another part.
+        axis: Axis of ``field`` that runs over coordinates.
 
     >>> part = Jet(jnp.zeros(1), jnp.ones((1, 2)), jnp.zeros(1))
     >>> float(merge(part, part).log_p[0])  # log 2
@@ -122,10 +127,11 @@ def merge(first: Jet, second: Jet) -> Jet:
     log_p = jnp.logaddexp(first.log_p, second.log_p)
     reference = jnp.where(jnp.isneginf(log_p), 0, log_p)  # both empty: no weights, not NaN
     w1, w2 = jnp.exp(first.log_p - reference), jnp.exp(second.log_p - reference)
-    field = w1[:, None] * first.field + w2[:, None] * second.field
+    along = lambda w: jnp.expand_dims(w, axis)  # noqa: E731
+    field = along(w1) * first.field + along(w2) * second.field
     if first.laplacian is None or second.laplacian is None:
         return Jet(log_p, field, None)
-    between = w1 * w2 * jnp.sum((first.field - second.field) ** 2, -1)
+    between = w1 * w2 * jnp.sum((first.field - second.field) ** 2, axis)
     return Jet(log_p, field, w1 * first.laplacian + w2 * second.laplacian + between)
 
 
@@ -135,24 +141,24 @@ def product(a: Array, b: Array) -> Array:
 
 
 def block_weights(
-    x: Float[Array, "b d"], alpha: Array, precision: Array, rows: Array, log_weights: Array
-) -> tuple[Float[Array, "b r"], Float[Array, "b"]]:
+    x: Float[Array, "d b"], alpha: Array, precision: Array, rows: Array, log_weights: Array
+) -> tuple[Float[Array, "r b"], Float[Array, "b"]]:
     """Return unnormalised posterior weights (largest 1) and the log density of the largest.
 
     ``x`` is relative to the block's centre and in its basis. The square is expanded, which is what
     makes it a matrix product; it loses digits in proportion to (block radius / sigma)^2 only, since
     rows are relative to their block's centre.
     """
-    logits = product(alpha * precision * x, rows.T)
-    logits += log_weights[None] - product(alpha**2 * precision, (rows**2).T) / 2
-    top = jax.lax.stop_gradient(jnp.max(logits, -1))
+    logits = product(rows, alpha * precision * x)
+    logits += log_weights[:, None] - product(rows**2, alpha**2 * precision) / 2
+    top = jax.lax.stop_gradient(jnp.max(logits, 0))
     top = jnp.where(jnp.isneginf(top), 0, top)  # a block without weight: all weights 0, not NaN
     normaliser = jnp.log(precision / (2 * jnp.pi)) - precision * x**2
-    return jnp.exp(logits - top[:, None]), top + jnp.sum(normaliser, -1) / 2
+    return jnp.exp(logits - top[None]), top + jnp.sum(normaliser, 0) / 2
 
 
 def block_jet(
-    x: Float[Array, "b d"],
+    x: Float[Array, "d b"],
     alpha: Array,
     variance: Array,
     block: Blocks,
@@ -160,28 +166,31 @@ def block_jet(
     rates: Any,
     laplacian: bool,
 ) -> Jet:
-    """Return one block's jet. ``alpha`` and ``variance`` are ``(1, 1)`` or one per query, ``(b, 1)``."""
+    """Return one block's jet, its field (d, b); ``alpha``, ``variance`` are (1, 1) or (1, b).
+
+    Queries run along the last axis: with few columns every operation is a long vector's.
+    """
     rows, basis = block.rows, block.bases
-    variances, centre = block.variances[None], block.centres[None]
+    variances, centre = block.variances[:, None], block.centres[:, None]
     x = x - alpha * centre
-    x = x if basis is None else product(x, basis)
+    x = x if basis is None else product(basis.T, x)
     precision = 1 / (alpha**2 * variances + variance)
 
     weights, log_top = block_weights(x, alpha, precision, rows, block.log_weights)
-    mass = jnp.sum(weights, -1)
+    mass = jnp.sum(weights, 0)
     empty = mass == 0
-    posterior = 1 / jnp.where(empty, 1, mass)[:, None]
-    mean = product(weights, rows) * posterior
+    posterior = 1 / jnp.where(empty, 1, mass)[None]
+    mean = product(rows.T, weights) * posterior
 
     reading = coefficients(alpha, precision, variances, rates)
     field = reading.query * x + reading.row * mean
-    field = field if basis is None else product(field, basis.T)
+    field = field if basis is None else product(basis, field)
     field = field + reading.offset * centre
-    log_p = jnp.where(empty, -jnp.inf, log_top - jnp.log(posterior[:, 0]))
+    log_p = jnp.where(empty, -jnp.inf, log_top - jnp.log(posterior[0]))
     if not laplacian:
         return Jet(log_p, field, None)
-    spread = jnp.maximum(product(weights, rows**2) * posterior - mean**2, 0)
-    return Jet(log_p, field, jnp.sum((alpha * precision) ** 2 * spread - precision, -1))
+    spread = jnp.maximum(product((rows**2).T, weights) * posterior - mean**2, 0)
+    return Jet(log_p, field, jnp.sum((alpha * precision) ** 2 * spread - precision, 0))
 
 
 def stream(
@@ -215,17 +224,18 @@ def stream(
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
 
     def plain(operands: Any, blocks: Blocks) -> Jet:
-        x, alpha, variance, rates = operands
+        x, alpha, variance, rates = jax.tree.map(jnp.transpose, operands)
 
         @jax.checkpoint  # recompute tiles in reverse mode: memory must not grow with (queries x rows)
         def step(jet: Jet, block: Blocks) -> tuple[Jet, None]:
             block = _cast(block, x.dtype)
             new = block_jet(x, alpha, variance, block, coefficients, rates, laplacian)
-            return merge(jet, new), None
+            return merge(jet, new, axis=0), None
 
-        nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
+        nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[1:])
         start = Jet(nothing, jnp.zeros_like(x), jnp.zeros_like(nothing) if laplacian else None)
-        return jax.lax.scan(step, start, blocks)[0]
+        jet = jax.lax.scan(step, start, blocks)[0]
+        return jet._replace(field=jet.field.T)
 
     columns = (jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)) for v in (alpha, variance))
     rates = jax.tree.map(lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), rates)
@@ -281,9 +291,18 @@ def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, dtype), tree)
 
 
-def over_tiles(function: Callable, operands: tuple, tile: int = QUERY_TILE) -> Any:
+def query_tile() -> int:
+    """Return how many queries are evaluated together.
+
+    Measured (benchmarks/README.md): a CPU wants tile x block within its caches, a GPU work enough to
+    fill it in every step of the scan over blocks.
+    """
+    return QUERY_TILE or (1024 if jax.default_backend() == "cpu" else 16_384)
+
+
+def over_tiles(function: Callable, operands: tuple) -> Any:
     """Apply ``function`` to tiles of the leading axis; operands with one row go to every tile."""
-    queries = operands[0].shape[0]
+    queries, tile = operands[0].shape[0], query_tile()
     if queries <= tile:
         return function(operands)
     tiles = -(-queries // tile)

@@ -30,6 +30,7 @@ import numpy as np
 from mcscore.jet import Blocks
 
 FITTING_ROWS = 15_000  # rows that EM sees at most
+MOST_ROWS = 1_000_000  # rows stored at most
 Number = Any  # a float to the user, a tracer under jit
 
 
@@ -122,18 +123,19 @@ class Local(Kernel):
             data, 1 is a Gaussian mixture.
         blocks: Clusters per partition.
         partitions: Independent clusterings whose laws are averaged.
-        share_rows: Let every partition hold only one ``share_rows``-th of the rows (a different one
-            each): the law costs that much less to evaluate, for a little likelihood.
+        most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
+            own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
+            that much less to evaluate, for a little likelihood.
         seed: Of the clusterings.
 
     >>> Local(0.5, blocks=10)
-    Local(h=0.5, blocks=10, partitions=4, share_rows=1, seed=0)
+    Local(h=0.5, blocks=10, partitions=4, most_rows=1000000, seed=0)
     """
 
     h: Number
     blocks: int = field(metadata={"static": True})
     partitions: int = field(default=4, metadata={"static": True})
-    share_rows: int = field(default=1, metadata={"static": True})
+    most_rows: int = field(default=MOST_ROWS, metadata={"static": True})
     seed: int = field(default=0, metadata={"static": True})
 
     def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
@@ -141,12 +143,12 @@ class Local(Kernel):
         _check_bandwidth(self.h)
         if self.h > 1:
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
-        for name in ("blocks", "partitions", "share_rows"):
+        for name in ("blocks", "partitions", "most_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         seeds = range(self.seed, self.seed + self.partitions)
         labels = [cluster(x, self.blocks, seed)(x) for seed in seeds]
-        return clustered_blocks(x, weights, labels, self.h, rows, share_rows=self.share_rows)
+        return clustered_blocks(x, weights, labels, self.h, rows, most_rows=self.most_rows)
 
 
 def _check_bandwidth(h: Any) -> None:
@@ -296,24 +298,21 @@ def clustered_blocks(
     h: float,
     rows: int,
     preserve: bool = True,
-    share_rows: int = 1,
+    most_rows: int = MOST_ROWS,
 ) -> Blocks:
     """Return the clusters of every partition, cut into equal blocks so that little is padded.
 
-    With ``share_rows = k`` every partition holds one k-th of the rows, no row in fewer partitions
-    than another; the shapes of clusters come from all their rows.
+    Beyond ``most_rows`` in all, every cluster keeps at most as many of its rows as the others, drawn at
+    random; its shape comes from all of them.
     """
-    turn = np.random.default_rng(0).permutation(len(x)) % share_rows
-    clusters = [
-        (np.flatnonzero(labels == c), turn == k % share_rows)
-        for k, labels in enumerate(partitions)
-        for c in np.unique(labels)
-    ]
-    thinned = [index[mine[index]] if mine[index].sum() >= 5 else index for index, mine in clusters]
+    turn = np.random.default_rng(0).permutation(len(x))
+    clusters = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
+    most = _equal_share(np.array([len(index) for index in clusters]), most_rows)
+    thinned = [index[np.argsort(turn[index])[:most]] for index in clusters]
     rows = block_size(np.array([len(part) for part in thinned]), rows)
-    root = _pooled(x, weights, [whole for whole, _ in clusters])
+    root = _pooled(x, weights, clusters)
     moved, share, parts, shapes, start = [], [], [], [], 0
-    for (whole, _), index in zip(clusters, thinned, strict=True):
+    for whole, index in zip(clusters, thinned, strict=True):
         shape = _shape(x[whole], weights[whole], h, root, preserve)
         mass = weights[index] / weights[index].sum()
         centred = x[index] - mass @ x[index]
@@ -334,14 +333,23 @@ def clustered_blocks(
     return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
 
 
+def _equal_share(sizes: np.ndarray, total: int) -> int:
+    """Return the largest ``m``, at least 5, with ``sum(min(sizes, m)) <= total``."""
+    ordered = np.sort(sizes)
+    kept = np.cumsum(np.append(0, ordered[:-1]))  # rows of all smaller clusters
+    left = (total - kept) // np.arange(len(sizes), 0, -1)
+    fits = np.flatnonzero(left < ordered)
+    return max(5, int(left[fits[0]])) if len(fits) else int(ordered[-1])
+
+
 def block_size(sizes: np.ndarray, most: int) -> int:
     """Return the rows per block, at most ``most``, that waste least on padding and small blocks."""
 
     def cost(size: int) -> tuple[bool, int]:
         counts = -(-sizes // size)
         stored = counts.sum() * int((-(-sizes // counts)).max())
-        # Within 15 % of padding, a block by itself costs about as much as 24 rows.
-        return bool(stored > sizes.sum() / 0.87), int(stored + 24 * counts.sum())
+        # Within 15 % of padding, a block by itself costs about as much as 80 rows.
+        return bool(stored > sizes.sum() / 0.87), int(stored + 80 * counts.sum())
 
     sizes = np.asarray(sizes)
     return min(np.unique(np.geomspace(8, max(most, 8), 60).astype(int)).tolist(), key=cost)

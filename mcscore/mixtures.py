@@ -323,7 +323,7 @@ def mixture(
             choice.labels,
             choice.kernel.h,
             block_rows,
-            share_rows=choice.kernel.share_rows,
+            most_rows=choice.kernel.most_rows,
         )
     else:
         fitted = chosen if hasattr(chosen, "forward") else chosen.fit(table, weights)

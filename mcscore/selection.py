@@ -17,9 +17,10 @@ import numpy as np
 
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import Kernel, Local, cluster, clustered_blocks
+from mcscore.kernels import MOST_ROWS, Kernel, Local, cluster, clustered_blocks
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
 NARROWER, TOLERANCE = 0.9, 0.02  # see ``choose``; nats per column
 
 
@@ -31,10 +32,10 @@ class Auto(Kernel):
         closeness: Divides the chosen bandwidth: above 1 samples stay closer to the data than the
             likelihood asks for, below 1 they are smoother.
         frames: Candidates, where ``mixture`` is given no frame.
-        partitions: Independent clusterings whose laws are averaged; by default 8 for up to 6,000 rows,
-            which profit most and cost least, else 4.
+        partitions: Independent clusterings whose laws are averaged; by default 8 for 1,500 to 6,000
+            rows, which profit most and cost least, else 4.
         most_blocks: Clusters per partition, at most.
-        most_rows: Rows stored over all partitions, at most; beyond, partitions share the rows (see
+        most_rows: Rows stored over all partitions, at most; beyond, clusters keep samples of theirs (see
             ``Local``). Every evaluation of the law costs in proportion.
         seed: Of splits and clusterings.
 
@@ -46,7 +47,7 @@ class Auto(Kernel):
     frames: tuple[Any, ...] = (Gaussianize(), Affine(whiten=True))
     partitions: int | None = None
     most_blocks: int = 160
-    most_rows: int = 1_000_000
+    most_rows: int = MOST_ROWS
     seed: int = 0
 
 
@@ -87,23 +88,27 @@ class Choice(NamedTuple):
 class _Split:
     """A training and a held-out part in one frame, with the clusterings found so far."""
 
-    def __init__(self, x: np.ndarray, weights: np.ndarray, held: np.ndarray, frame: Any, seed: int):
+    def __init__(
+        self, x: np.ndarray, weights: np.ndarray, held: np.ndarray, frame: Any, auto: Auto
+    ):
         self.fitted = frame.fit(x[~held], weights[~held])
         self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
         self.held = self.fitted.forward(x[held])
         self.share = weights[held] / weights[held].sum()
         self.jacobian = self.share @ np.asarray(self.fitted.log_det(jnp.asarray(x[held])))
-        self.seed, self.clusters = seed, {}
+        self.auto, self.clusters = auto, {}
 
     def assign(self, blocks: int, partition: int) -> Any:
         if (blocks, partition) not in self.clusters:
-            self.clusters[blocks, partition] = cluster(self.x, blocks, self.seed + partition)
+            self.clusters[blocks, partition] = cluster(self.x, blocks, self.auto.seed + partition)
         return self.clusters[blocks, partition]
 
     def law(self, blocks: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part."""
         labels = [self.assign(blocks, k)(self.x) for k in range(partitions)]
-        laid = clustered_blocks(self.x, self.weights, labels, h, 1024)
+        laid = clustered_blocks(
+            self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
+        )
         return jax.tree.map(lambda a: jnp.asarray(a, float), laid)
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
@@ -124,12 +129,13 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
     """Return the best law found for the rows ``x`` (n, d).
 
     The bandwidth is the best, or a tenth less where that costs under 0.02 nats per column: the likelihood
-    is flat there, and classifiers tell draws of the narrower law from data less well.
+    is flat there, and classifiers tell draws of the narrower law from data less well. (Not for
+    tables of fewer than 1,500 rows, whose likelihoods are too noisy to tell.)
     """
     n, d = x.shape
     rng = np.random.default_rng(auto.seed)
     order = rng.permutation(n)
-    folds = 1 if n > 5000 else 2 if n > 1500 else 5
+    folds = 1 if n > 5000 else 2 if n > SMALL else 5
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
     curve: list[Trial] = []
 
@@ -149,10 +155,10 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
     few = max(1, min(guess, 30))
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
         some = order[:4000]
-        part = [_Split(x[some], weights[some], held[0][some], frame, auto.seed) for frame in frames]
+        part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
         ranks = [trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)]
         frame = frames[int(np.argmax(ranks))]
-    splits = [_Split(x, weights, part, frame, auto.seed) for part in held]
+    splits = [_Split(x, weights, part, frame, auto) for part in held]
 
     # Climb over the number of clusters with one partition: its optimum is broad.
     tried: dict[int, float] = {}
@@ -169,21 +175,21 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
             best = blocks
 
     start = len(curve)
-    partitions = auto.partitions or (8 if n <= 6000 else 4)
+    partitions = auto.partitions or (8 if SMALL < n <= 6000 else 4)
     partitions = partitions if best > 1 else 1  # one cluster is the same in every partition
     trial(splits, frame, best, partitions, BANDWIDTHS)
     winner = max(curve[start:], key=lambda point: point.log_likelihood)
-    trial(splits, frame, best, partitions, (NARROWER * winner.h,))
-    if winner.log_likelihood - curve[-1].log_likelihood < TOLERANCE * d:
-        winner = curve[-1]
+    if n > SMALL:
+        trial(splits, frame, best, partitions, (NARROWER * winner.h,))
+        if winner.log_likelihood - curve[-1].log_likelihood < TOLERANCE * d:
+            winner = curve[-1]
     split = splits[0]
     everywhere = split.fitted.forward(x)
     labels = [split.assign(best, k)(everywhere) for k in range(partitions)]
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
-    share_rows = max(1, -(-n * partitions // auto.most_rows))
     return Choice(
         frame,
-        Local(h, best, partitions, share_rows, auto.seed),
+        Local(h, best, partitions, auto.most_rows, auto.seed),
         labels,
         curve,
         winner.log_likelihood,

@@ -27,6 +27,7 @@ class History(NamedTuple):
     validation_loss: Float[np.ndarray, "epochs"]
     best_epoch: int
     stopped_early: bool
+    encoder: Any = None  # the encoder's own History, where one was trained
 
 
 class _State(NamedTuple):
@@ -36,12 +37,15 @@ class _State(NamedTuple):
 
 
 @lru_cache(maxsize=32)  # the same optimizer object for the same settings: no recompilation
-def default_optimizer(steps: int, peak: float = 2e-3) -> optax.GradientTransformation:
+def default_optimizer(steps: int, peak: float = 3e-3) -> optax.GradientTransformation:
     """Return Adam with a warm-up over 5 % of ``steps`` and cosine decay, gradients clipped to norm 1."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup_steps=max(1, steps // 20), decay_steps=max(2, steps), end_value=peak / 100
     )
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+
+DEFAULT_STEPS = 10_000  # of the optimizer: the least that gave draws a classifier could not tell
 
 
 def train(
@@ -50,11 +54,12 @@ def train(
     *,
     network: MLP = MLP(),
     optimizer: optax.GradientTransformation | None = None,
-    epochs: int = 60,
-    batch_size: int | None = 1024,
+    epochs: int | None = None,
+    batch_size: int | None = 256,
     validation: float = 0.1,
-    patience: int = 20,
-    ema: float = 0.99,
+    patience: int | None = None,
+    ema: float = 0.999,
+    encoder: bool = False,
     progress: bool = False,
 ) -> tuple[Generator, History]:
     """Return the generator that maps ``pairs.z`` to ``pairs.x`` best, and the losses on the way.
@@ -64,11 +69,12 @@ def train(
         pairs: Labelled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
         network: Architecture.
         optimizer: Any of optax; Adam with warm-up and cosine decay over all epochs by default.
-        epochs: Passes over the pairs, at most.
+        epochs: Passes over the pairs, at most; by default as many as make 10,000 steps, up to 300.
         batch_size: Pairs per step; None for all of them, as the paper does.
         validation: Share of the pairs held out.
-        patience: Epochs without a better validation loss before stopping.
+        patience: Epochs without a better validation loss before stopping; by default a fifth of all.
         ema: Decay per step of the averaged weights, 0 for none.
+        encoder: Train a second network of the same architecture from ``pairs.x`` to ``pairs.z``.
         progress: Show a bar.
 
     Raises:
@@ -88,39 +94,61 @@ def train(
     if not bool(jnp.isfinite(z).all() & jnp.isfinite(x).all()):
         raise ValueError("pairs: expected finite numbers")
     for name, value, fits in (
-        ("epochs", epochs, epochs >= 1),
+        ("epochs", epochs, epochs is None or epochs >= 1),
         ("batch_size", batch_size, batch_size is None or batch_size >= 1),
         ("validation", validation, 0 <= validation < 1),
-        ("patience", patience, patience >= 1),
+        ("patience", patience, patience is None or patience >= 1),
         ("ema", ema, 0 <= ema < 1),
     ):
         if not fits:
             raise ValueError(f"{name}: out of range, got {value}")
 
-    split_key, init_key, epoch_key = jax.random.split(key, 3)
+    split_key, decoder_key, encoder_key = jax.random.split(key, 3)
     order = jax.random.permutation(split_key, len(z))
     z, x = z[order], x[order]
-    held = round(validation * len(z))
-    held_out = (z[:held], x[:held]) if held else (z, x)
-    data = z[held:], x[held:]
-    batch = len(data[0]) if batch_size is None else min(batch_size, len(data[0]))
-    optimizer = optimizer or default_optimizer(epochs * (len(data[0]) // batch))
+    options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema, progress)
+    params, history = _regress(decoder_key, z, x, "training", options)
+    if not encoder:
+        return Generator(params, pairs.frame, network), history
+    inverse, inverse_history = _regress(encoder_key, x, z, "encoder", options)
+    generator = Generator(params, pairs.frame, network, encoder=inverse)
+    return generator, history._replace(encoder=inverse_history)
 
-    params = network.init(init_key, z.shape[1], z.dtype)
-    average = optax.ema(ema)
-    state = _State(params, optimizer.init(params), average.init(params))
+
+class _Options(NamedTuple):
+    network: MLP
+    optimizer: optax.GradientTransformation | None
+    epochs: int | None
+    batch_size: int | None
+    validation: float
+    patience: int | None
+    ema: float
+    progress: bool
+
+
+def _regress(
+    key: Array, inputs: Array, targets: Array, name: str, options: _Options
+) -> tuple[Any, History]:
+    """Return the parameters that fit ``inputs -> targets`` best, and the losses on the way."""
+    network, optimizer, epochs, batch_size, validation, patience, ema, progress = options
+    init_key, epoch_key = jax.random.split(key)
+    held = round(validation * len(inputs))
+    data = inputs[held:], targets[held:]
+    held_out = (inputs[:held], targets[:held]) if held else data
+    batch = min(batch_size or len(data[0]), len(data[0]))
+    steps = len(data[0]) // batch
+    epochs = epochs or min(300, -(-DEFAULT_STEPS // steps))
+    patience = patience or -(-epochs // 5)
+    optimizer = optimizer or default_optimizer(epochs * steps)
+
+    params = network.init(init_key, inputs.shape[1], inputs.dtype)
+    state = _State(params, optimizer.init(params), optax.ema(ema).init(params))
     best, best_loss, best_epoch, losses = params, np.inf, 0, []
-    bar = tqdm(range(epochs), "training", disable=not progress, leave=False)
+    bar = tqdm(range(epochs), name, disable=not progress, leave=False)
     for epoch in bar:
+        epoch_now = jax.random.fold_in(epoch_key, epoch)
         state, candidate, train_loss, loss = _epoch(
-            state,
-            jax.random.fold_in(epoch_key, epoch),
-            data,
-            held_out,
-            network,
-            optimizer,
-            batch,
-            ema,
+            state, epoch_now, data, held_out, network, optimizer, batch, ema
         )
         losses.append((float(train_loss), float(loss)))
         if losses[-1][1] < best_loss:
@@ -133,8 +161,7 @@ def train(
             "train: the loss was never finite; lower the optimizer's learning rate"
         )
     train_losses, validation_losses = np.array(losses).T
-    history = History(train_losses, validation_losses, best_epoch, len(losses) < epochs)
-    return Generator(best, pairs.frame, network), history
+    return best, History(train_losses, validation_losses, best_epoch, len(losses) < epochs)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)

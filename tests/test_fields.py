@@ -192,7 +192,7 @@ def test_any_shape_and_block_size(n, d, block, seed, t):
 
 
 @pytest.mark.parametrize(
-    "count", [1, jets.QUERY_TILE, jets.QUERY_TILE + 1, 3 * jets.QUERY_TILE + 7]
+    "count", [1, jets.query_tile(), jets.query_tile() + 1, 3 * jets.query_tile() + 7]
 )
 def test_tiles_do_not_show(count):
     law = mcs.mixture(table(30, 2), kernel=mcs.Isotropic(0.3))

@@ -10,7 +10,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.frames import dequantized
-from mcscore.kernels import block_size, clustered_blocks
+from mcscore.kernels import _equal_share, block_size, clustered_blocks
 from mcscore.mixtures import draw
 from tests import reference
 from tests.conftest import X64
@@ -34,7 +34,7 @@ KERNELS = {
     "whitened, preserving": mcs.Whitened(0.3, preserve=True),
     "local": mcs.Local(0.6, blocks=2, partitions=1),
     "local, partitions": mcs.Local(0.5, blocks=3, partitions=3),
-    "local, shared rows": mcs.Local(0.5, blocks=2, partitions=2, share_rows=2),
+    "local, fewer rows": mcs.Local(0.5, blocks=2, partitions=2, most_rows=300),
 }
 LAWS = {
     name: mcs.mixture(two_clusters(), kernel=kernel, block_rows=64)
@@ -163,6 +163,17 @@ def test_limits_of_the_bandwidth():
     np.testing.assert_allclose(
         one.log_prob(y), log_p, atol=0.05
     )  # h = 1: one Gaussian, up to shrinkage
+
+
+def test_clusters_share_what_may_be_stored():
+    sizes = np.array([10, 500, 80, 2000])
+    for total in (100, 400, 1000, 2589):
+        most = _equal_share(sizes, total)
+        assert np.minimum(sizes, most).sum() <= total < np.minimum(sizes, most + 1).sum()
+    assert _equal_share(sizes, 10_000) == 2000
+    law = mcs.mixture(two_clusters(), kernel=mcs.Local(0.5, 3, 4, most_rows=200))
+    assert np.isfinite(law.blocks.log_weights).sum() <= 200
+    np.testing.assert_allclose(np.exp(law.blocks.log_weights).sum(), 1, rtol=1e-5)
 
 
 def test_padding_stays_small():

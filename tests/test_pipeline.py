@@ -26,7 +26,8 @@ def test_anything_numpy_can_view(view, key):
     made = mcs.fit_stages(key, view(GOOD * [1, 10, 100] + 5), **QUICK)
     samples = made.generator.sample(key, 500)
     assert samples.shape == (500, 3) and np.isfinite(np.asarray(samples)).all()
-    assert set(made.seconds) == {"mixture", "labels", "training"}
+    assert set(made.seconds) == {"mixture", "labels", "training", "density"}
+    assert made.agreement.error < 1 and made.agreement.certified > 0.9
     assert json.loads(made.generator.settings)["rows"] == 50
 
 

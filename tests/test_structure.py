@@ -15,9 +15,10 @@ import mcscore as mcs
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "jet", "frames", "metrics", "datasets", "plotting",
-    "kernels", "selection", "mixtures", "fields", "flow", "pairs", "generator", "training", "pipeline", "cli",
+    "kernels", "selection", "mixtures", "fields", "flow", "pairs", "density", "generator",
+    "training", "pipeline", "cli",
 ]  # fmt: skip
-ALONE = {"schedules", "jet", "frames", "metrics", "datasets", "plotting"}
+ALONE = {"schedules", "jet", "frames", "metrics", "datasets", "plotting", "density"}
 OWNERS = {"diffrax": {"flow", "pairs"}, "flax": {"generator"}, "optax": {"training"}}
 
 
@@ -66,7 +67,7 @@ SIGNATURES = {
     "encode": "x mixture schedule * clock solver steps stepsize_controller",
     "generate_pairs": "key mixture schedule n * noise minibatch clock solver steps stepsize_controller "
     "chunk_size error_sample checkpoint progress",
-    "train": "key pairs * network optimizer epochs batch_size validation patience ema progress",
+    "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder progress",
     "fit": "key x **",
     "mixture": "x * kernel weights frame block_rows",
     "load": "path",
