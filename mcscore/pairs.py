@@ -33,7 +33,8 @@ class PairsReport(NamedTuple):
     """How the labels were made, and how exact they are.
 
     ``error_rms`` and ``error_median`` are distances per coordinate between the labels of
-    ``error_sample`` trajectories and a tight solve of the same ODE, in the mixture's units.
+    ``error_sample`` trajectories and a tight solve of the same ODE, in the mixture's units; ``switched``
+    is the share of them more than half a standard deviation of the law away: they went to another mode.
     """
 
     pairs: int
@@ -42,6 +43,7 @@ class PairsReport(NamedTuple):
     error_sample: int
     error_rms: float
     error_median: float
+    switched: float
 
 
 @jax.tree_util.register_dataclass
@@ -108,6 +110,7 @@ def generate_pairs(
     solver: diffrax.AbstractSolver = diffrax.Bosh3(),
     steps: int | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    tolerance: float | None = None,
     chunk_size: int = 5000,
     error_sample: int = 250,
     checkpoint: str | os.PathLike | None = None,
@@ -129,6 +132,8 @@ def generate_pairs(
         solver: See ``transport``.
         steps: See ``transport``.
         stepsize_controller: See ``transport``.
+        tolerance: Choose ``steps``: the fewest whose RMS error, on ``error_sample`` trajectories, is at
+            most this share of the law's standard deviation.
         chunk_size: Pairs solved together.
         error_sample: Trajectories, at most, solved tightly to measure the labels' error; 0 for none.
         checkpoint: Folder for finished chunks, to resume from.
@@ -148,16 +153,32 @@ def generate_pairs(
     for name, value in (("n", n), ("chunk_size", chunk_size)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    if tolerance is not None and not (tolerance > 0 and steps is None and error_sample > 0):
+        raise ValueError(
+            f"tolerance: expected a positive number, without steps and with error_sample > 0, got {tolerance}"
+        )
     chunk_size = min(chunk_size, n)
     noise_key, batch_key = jax.random.split(key)
     options: Any = dict(
         clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
     )
 
+    sample = min(error_sample, chunk_size)
+    deviation = float(np.sqrt(mixture.variance))
+    tight = None
+
     def chunk_law(index: int) -> Mixture:
         if minibatch is None:
             return mixture
         return _subsample(mixture, jax.random.fold_in(batch_key, index), minibatch)
+
+    if sample:
+        z = noise.chunk(noise_key, 0, chunk_size, mixture.dimension, mixture.dtype)[:sample]
+        tight = _tight(z, chunk_law(0), schedule)
+        if tolerance is not None:
+            options["steps"] = _fewest_steps(
+                z, chunk_law(0), schedule, tight, tolerance * deviation, options
+            )
 
     store = None
     if checkpoint is not None:
@@ -183,8 +204,7 @@ def generate_pairs(
     if not finite.all():
         text = f"{n - finite.sum()} of {n} trajectories did not stay finite and were left out"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    sample = min(error_sample, chunk_size, n)
-    error = _label_error(z[:sample], x[:sample], chunk_law(0), schedule) if sample else np.zeros(0)
+    error = _distance(x[:sample], tight) if sample else np.zeros(0)
     report = PairsReport(
         pairs=int(finite.sum()),
         nonfinite=int((~finite).sum()),
@@ -192,6 +212,7 @@ def generate_pairs(
         error_sample=sample,
         error_rms=float(np.sqrt(np.mean(error**2))) if sample else float("nan"),
         error_median=float(np.median(error)) if sample else float("nan"),
+        switched=float(np.mean(error > deviation / 2)) if sample else float("nan"),
     )
     return Pairs(jnp.asarray(z[finite]), jnp.asarray(x[finite]), mixture.frame, report)
 
@@ -199,11 +220,37 @@ def generate_pairs(
 _subsample = jax.jit(Mixture.subsample, static_argnums=2)
 
 
-def _label_error(z: np.ndarray, x: np.ndarray, law: Mixture, schedule: Schedule) -> np.ndarray:
-    """Return each label's distance per coordinate from a tight solve (Dopri5, 217 evaluations)."""
-    tight = solve_flow(z, law, schedule, solver=diffrax.Dopri5(), steps=4 * DEFAULT_STEPS).points
-    error = np.sqrt(np.mean((np.asarray(tight) - x) ** 2, axis=1))
+STEPS = (5, 7, 9, 12, 16, 22, 30, 42, 60, 84, 120)  # tried for ``tolerance``
+
+
+def _tight(z: Array, law: Mixture, schedule: Schedule) -> np.ndarray:
+    """Return end points of a tight solve (Dopri5, 217 evaluations)."""
+    solver = diffrax.Dopri5()
+    return np.asarray(solve_flow(z, law, schedule, solver=solver, steps=4 * DEFAULT_STEPS).points)
+
+
+def _distance(x: Array | np.ndarray, tight: np.ndarray) -> np.ndarray:
+    """Return each label's distance per coordinate from the tight solve, where both are finite."""
+    error = np.sqrt(np.mean((tight - np.asarray(x)) ** 2, axis=1))
     return error[np.isfinite(error)]
+
+
+def _fewest_steps(
+    z: Array, law: Mixture, schedule: Schedule, tight: np.ndarray, bound: float, options: Any
+) -> int:
+    """Return the fewest steps whose RMS error is within ``bound``; warn where the most do not do."""
+    rms = np.inf
+    for steps in STEPS:
+        x = solve_flow(z, law, schedule, **(options | {"steps": steps})).points
+        rms = np.sqrt(np.mean(_distance(x, tight) ** 2))
+        if rms <= bound:
+            return steps
+    warnings.warn(
+        f"tolerance: RMS error {rms:.2g} after {STEPS[-1]} steps, more than {bound:.2g}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return STEPS[-1]
 
 
 class _Store:

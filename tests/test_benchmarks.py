@@ -18,6 +18,15 @@ def test_score_benchmark_runs_and_writes_json_lines(tmp_path):
     assert any(line.get("name") == "mcscore.score" and line["gpairs"] > 0 for line in lines)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["labels", "pipeline"])
+def test_other_benchmarks_run(name, tmp_path):
+    out = tmp_path / "out.jsonl"
+    run = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--out", str(out)]
+    subprocess.run(run, check=True, capture_output=True)
+    assert len(out.read_text().splitlines()) > 2
+
+
 @pytest.mark.parametrize(
     "path", sorted((FOLDER / "results").glob("*.jsonl")), ids=lambda path: path.name
 )

@@ -336,7 +336,7 @@ def test_auto_beats_fixed_kernels_and_does_not_copy():
         "log_likelihood",
     }
     assert "held-out log-likelihood" in str(report) and report.effective_sample_size > 1
-    closer = mcs.mixture(train, kernel=mcs.Auto(closeness=4.0))
+    closer = mcs.mixture(train, kernel=mcs.Auto(closeness=30.0))
     assert closer.summary().memorisation > report.memorisation
 
 

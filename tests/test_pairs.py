@@ -119,3 +119,21 @@ def test_bad_arguments_are_named():
     for options, message in (({"n": 0}, "n: expected"), ({"minibatch": 0}, "rows: expected")):
         with pytest.raises(ValueError, match=message):
             make(**options)
+
+
+def test_tolerance_chooses_the_steps(key):
+    law = mcs.mixture(table(200, 2), kernel=mcs.Isotropic(0.3))
+    rough, fine = (
+        mcs.generate_pairs(key, law, mcs.Cosine(), 100, tolerance=t).report for t in (0.05, 1e-4)
+    )
+    assert rough.evaluations < fine.evaluations
+    deviation = float(law.variance) ** 0.5
+    assert fine.error_rms <= 1e-4 * deviation and rough.error_rms <= 0.05 * deviation
+    assert fine.switched == 0
+    for bad in (
+        dict(tolerance=0.0),
+        dict(tolerance=0.1, steps=3),
+        dict(tolerance=0.1, error_sample=0),
+    ):
+        with pytest.raises(ValueError, match="tolerance: expected"):
+            mcs.generate_pairs(key, law, mcs.Cosine(), 10, **bad)

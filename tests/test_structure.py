@@ -66,7 +66,7 @@ SIGNATURES = {
     "transport": "z mixture schedule * clock solver steps stepsize_controller",
     "encode": "x mixture schedule * clock solver steps stepsize_controller",
     "generate_pairs": "key mixture schedule n * noise minibatch clock solver steps stepsize_controller "
-    "chunk_size error_sample checkpoint progress",
+    "tolerance chunk_size error_sample checkpoint progress",
     "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder progress",
     "fit": "key x **",
     "mixture": "x * kernel weights frame block_rows",

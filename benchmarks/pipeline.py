@@ -1,0 +1,97 @@
+"""How do seconds and peak memory of every stage grow with rows, pairs and width?
+
+    python benchmarks/pipeline.py --out benchmarks/results/pipeline.jsonl
+
+Every setting runs in a process of its own (five Gaussians, d = 8, default options but one), so that
+its peak of resident memory is its own; memory is what comes on top of imports and data. Growth is the
+exponent of a least-squares line through the logarithms, compilation included. Last, the memory that one
+``score`` of 1,024 queries against 1,000,000 rows (d = 6) takes above the law itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+DEFAULT = dict(rows=20_000, pairs=50_000, width=128)
+SWEEPS = dict(rows=(2_000, 20_000, 200_000), pairs=(12_500, 50_000, 100_000), width=(64, 128, 256))
+QUICK = dict(rows=200, pairs=200, width=8)
+
+
+def peak() -> float:
+    """Return the peak of resident memory so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def one(rows: int, pairs: int, width: int, quick: bool) -> dict:
+    import jax
+
+    import mcscore as mcs
+
+    rng = np.random.default_rng(0)
+    shapes, means = rng.standard_normal((5, 8, 8)) * 0.6, rng.standard_normal((5, 8)) * 2
+    which = rng.integers(0, 5, rows)
+    x = np.einsum("nij,nj->ni", shapes[which], rng.standard_normal((rows, 8))) + means[which]
+    x = x.astype(np.float32)
+    jax.block_until_ready(jax.numpy.ones(3) + 1)
+    before = peak()
+    options = dict(kernel=mcs.Local(0.7, 2), epochs=1) if quick else {}
+    network = mcs.MLP(width=width)
+    made = mcs.fit_stages(jax.random.key(0), x, pairs=pairs, network=network, **options)
+    return dict(made.seconds, total=sum(made.seconds.values()), peak_mib=peak() - before)
+
+
+def score_memory(rows: int) -> dict:
+    import jax
+
+    import mcscore as mcs
+
+    x = np.random.default_rng(0).standard_normal((rows, 6)).astype(np.float32)
+    law = mcs.mixture(x)
+    queries = jax.random.normal(jax.random.key(0), (1024, 6))
+    program = jax.jit(lambda y, law: mcs.score(y, 0.4, law, mcs.Cosine())).lower(queries, law)
+    memory = program.compile().memory_analysis()
+    return dict(rows=rows, queries=1024, temporary_mib=memory.temp_size_in_bytes / 2**20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(**json.loads(options.one), quick=options.quick)))
+        return
+    from clock import Results
+
+    results = Results(options.out, __doc__.splitlines()[0])
+    sweeps = {"rows": (200,)} if options.quick else SWEEPS
+    for name, values in sweeps.items():
+        totals: dict[str, list[float]] = {}
+        for value in values:
+            setting = (QUICK if options.quick else DEFAULT) | {name: value}
+            run = [sys.executable, __file__, "--one", json.dumps(setting)]
+            run += ["--quick"] if options.quick else []
+            text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+            entry = json.loads(text.splitlines()[-1])
+            results.add(kind="pipeline", **setting, **entry)
+            for stage, seconds in entry.items():
+                totals.setdefault(stage, []).append(seconds)
+        if len(values) > 1:
+            slopes = {
+                stage: float(np.polyfit(np.log(values), np.log(np.maximum(seconds, 1e-3)), 1)[0])
+                for stage, seconds in totals.items()
+            }
+            results.add(kind="growth", over=name, **slopes)
+    results.add(kind="score memory", **score_memory(10_000 if options.quick else 1_000_000))
+
+
+if __name__ == "__main__":
+    main()
