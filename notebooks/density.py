@@ -93,8 +93,8 @@ figure.tight_layout()
 
 # %% [markdown]
 # ## Interpolation
-# Between two tumours, a straight line in the table's units leaves the data; in noise it does not. The path that
-# keeps the norm of `z` on its way between two draws is the great circle.
+# Between two tumours, a straight line in the table's units runs through averages, likelier than either end and
+# than most real rows. The great circle in noise keeps the norm of `z`, and its rows stay as typical as the ends.
 
 # %%
 ends = gen.density(test[:2]).z
