@@ -44,6 +44,18 @@ def score() -> list[str]:
     return table
 
 
+def labels() -> list[str]:
+    entries = [e for e in read("labels_cpu.jsonl") if e["kind"] == "precision"]
+    problems = list(dict.fromkeys(entry["problem"] for entry in entries))
+    table = ["| | evaluations | " + " | ".join(problems) + " |"]
+    table.append("|---" * (len(problems) + 2) + "|")
+    for key in dict.fromkeys((entry["name"], entry["evaluations"]) for entry in entries):
+        row = {e["problem"]: e for e in entries if (e["name"], e["evaluations"]) == key}
+        cells = [f"{row[p]['rms']:.1e} ({row[p]['median']:.0e})" for p in problems]
+        table.append(f"| {key[0]} | {key[1]} | " + " | ".join(cells) + " |")
+    return table
+
+
 def write(path: Path, mark: str, table: list[str]) -> None:
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     text = path.read_text()
@@ -54,3 +66,4 @@ def write(path: Path, mark: str, table: list[str]) -> None:
 if __name__ == "__main__":
     write(ROOT / "README.md", "laws", laws())
     write(ROOT / "benchmarks/README.md", "score", score())
+    write(ROOT / "benchmarks/README.md", "labels", labels())

@@ -165,7 +165,7 @@ def generate_pairs(
 
     sample = min(error_sample, chunk_size)
     deviation = float(np.sqrt(mixture.variance))
-    tight = None
+    tight = np.zeros((0, mixture.dimension))
 
     def chunk_law(index: int) -> Mixture:
         if minibatch is None:
