@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", help="names of the tables to run")
     options = parser.parse_args()
     widths = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     rivals = {
@@ -108,6 +109,8 @@ def main() -> None:
     }
     results = Results(options.out, __doc__.splitlines()[0])
     for name, train, test in tables(options.data, options.quick):
+        if options.only and name not in options.only:
+            continue
         for rival, build in rivals.items():
             start = time.perf_counter()
             log_prob, sample, note = build(train)

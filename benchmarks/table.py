@@ -56,6 +56,27 @@ def labels() -> list[str]:
     return table
 
 
+def generator() -> list[str]:
+    columns = {
+        "classifier": "classifier",
+        "deviation": "std",
+        "spectrum": "spectrum",
+        "density_error": "log p, nats",
+        "certified": "certified",
+        "mass": "mass",
+        "fit_seconds": "fit, s",
+        "sample_seconds": "100,000 samples, s",
+        "log_prob_seconds": "10,000 log p, s",
+    }
+    table = ["| data (rows, d) | " + " | ".join(columns.values()) + " |"]
+    table.append("|---" * (len(columns) + 1) + "|")
+    for entry in read("generator.jsonl"):
+        cells = ["" if entry[name] is None else f"{entry[name]:.3g}" for name in columns]
+        label = f"{entry['data'].replace('_', ' ')} ({entry['rows']:,}, {entry['d']})"
+        table.append(f"| {label} | " + " | ".join(cells) + " |")
+    return table
+
+
 def write(path: Path, mark: str, table: list[str]) -> None:
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     text = path.read_text()
@@ -67,3 +88,4 @@ if __name__ == "__main__":
     write(ROOT / "README.md", "laws", laws())
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
+    write(ROOT / "benchmarks/README.md", "generator", generator())

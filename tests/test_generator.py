@@ -27,7 +27,7 @@ def small(**options):
 
 def test_training_learns_a_map():
     gen, history = mcs.train(
-        jax.random.key(1), pairs(4000), network=mcs.MLP(64, 2), epochs=40, batch_size=256
+        jax.random.key(1), pairs(4000), network=mcs.MLP(64, 2), epochs=80, batch_size=256
     )
     assert history.validation_loss[-1] < 3e-3 < history.validation_loss[0]
     assert history.best_epoch == np.argmin(history.validation_loss)

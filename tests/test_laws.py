@@ -278,7 +278,8 @@ def test_draws_go_back_to_ties(tmp_path, key):
     law = mcs.mixture(table, kernel=mcs.Local(0.9, blocks=3), frame=mcs.Gaussianize())
     draws = np.asarray(law.sample(key, 4000))
     assert set(np.unique(draws[:, 0])) == {0.0, 1.0, 2.0, 3.0}
-    assert abs(np.mean(draws[:, 1] == 0) - np.mean(table[:, 1] == 0)) < 0.04
+    share = np.mean(table[:, 1] == 0)  # the kernel carries a little of an atom's mass off it
+    assert share - 0.1 < np.mean(draws[:, 1] == 0) < share + 0.03
     assert len(np.unique(draws[:, 2])) > 3900
     net = mcs.MLP(width=4, depth=1)
     gen = mcs.Generator(net.init(key, 3, law.dtype), law.frame, net)

@@ -82,7 +82,6 @@ def test_dependent_columns_are_warned_about(key):
         mcs.fit(key, x, **QUICK)
 
 
-@pytest.mark.slow
 def test_generated_samples_follow_the_law(key):
     x = np.asarray(mcs.datasets.moons(key, 3000)) * [3, 40] + [100, 7]
     made = mcs.fit_stages(key, x.astype(np.float32), pairs=20_000, epochs=30)
