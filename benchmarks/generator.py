@@ -71,10 +71,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", help="names of the problems to run")
     options = parser.parse_args()
     results = Results(options.out, __doc__.splitlines()[0])
     key = jax.random.key(1)
     for name, x in problems(options.data, options.quick):
+        if options.only and name not in options.only:
+            continue
         settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1) if options.quick else {}
         made = mcs.fit_stages(key, x, **settings)
         gen, law = made.generator, made.mixture
