@@ -81,8 +81,7 @@ def main() -> None:
         settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1) if options.quick else {}
         made = mcs.fit_stages(key, x, **settings)
         gen, law = made.generator, made.mixture
-        frame = made.pairs.frame
-        labels = np.asarray(frame.restore(frame.inverse(made.pairs.x)))
+        labels = np.asarray(made.pairs.labels())
         samples = np.asarray(gen.sample(key, 2 * len(labels)))
         spread = samples.std(0) / labels.std(0) - 1
         half = min(len(labels) // 2, 10_000)

@@ -229,7 +229,7 @@ def _judge(
     """Return every metric of labels, generated samples and a second held-out part, against ``test``."""
     shift, scale = train.mean(0), train.std(0)
     standard = lambda x: (np.asarray(x) - shift) / scale  # noqa: E731
-    labels = _labels(made)
+    labels = made.pairs.labels()
     sets = {"labels": labels, "generated": samples, "held out": floor}
     report: dict[str, Any] = {"seconds": made.seconds, "label_error": made.pairs.report._asdict()}
     for name, rows in sets.items():
@@ -248,15 +248,10 @@ def _judge(
     return report
 
 
-def _labels(made: Fit) -> Any:
-    frame = made.pairs.frame
-    return frame.restore(frame.inverse(made.pairs.x))
-
-
 def _draw(
     out: Path, name: str, made: Fit, samples: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> None:
-    labels = _labels(made)
+    labels = made.pairs.labels()
     title = name.replace("_", " ")
     sets = {
         "data": train,

@@ -26,7 +26,8 @@ class Density(NamedTuple):
     """Log densities (b,), each with its certificate.
 
     Attributes:
-        log_prob: ``log p(x)`` in nats and the user's units; NaN where Newton's method did not converge.
+        log_prob: ``log p(x)`` in nats and the user's units; NaN where it is not certified: Newton's method
+            did not converge, or the map folds.
         z: The noise found (b, d): ``gen(z) = x``.
         residual: Largest coordinate of ``|G(z) - y|``, in the frame's coordinates.
         steps: Newton steps taken.
@@ -42,7 +43,7 @@ class Density(NamedTuple):
     @property
     def certified(self) -> Bool[Array, "b"]:
         """Where the equation is solved and the map keeps its orientation."""
-        return jnp.isfinite(self.log_prob) & (self.sign > 0)
+        return ~jnp.isnan(self.log_prob)
 
 
 class _State(NamedTuple):
@@ -110,12 +111,12 @@ def pull_back(function: Callable, y: Float[Array, "b d"], start: Float[Array, "b
     first = _State(
         start, miss, errors(miss), jnp.zeros(y.shape[:1], jnp.int32), errors(miss) > tolerance
     )
-    going = lambda state: state.active.any() & (state.steps.max() < MOST_STEPS)  # noqa: E731
+    going = lambda state: jnp.any(state.active & (state.steps < MOST_STEPS))  # noqa: E731
     solved = jax.lax.while_loop(going, step, first)
     _, log_p, sign = push_forward(function, solved.z)
     # Rounding of a steep map may stop the residual above its level: a step of this size is still small.
-    converged = solved.error <= 16 * tolerance
-    return Density(jnp.where(converged, log_p, jnp.nan), solved.z, solved.error, solved.steps, sign)
+    certified = (solved.error <= 16 * tolerance) & (sign > 0)
+    return Density(jnp.where(certified, log_p, jnp.nan), solved.z, solved.error, solved.steps, sign)
 
 
 def effective_sample_size(log_weights: Float[Array, "n"]) -> Float[Array, ""]:

@@ -184,7 +184,7 @@ class Generator:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def log_prob(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b"]:
-        """Return ``density(x).log_prob``: nats, NaN where no noise is found that gives ``x``."""
+        """Return ``density(x).log_prob``: nats, NaN where it is not certified."""
         return self.density(x).log_prob
 
     def sample_and_log_prob(

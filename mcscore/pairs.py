@@ -66,6 +66,10 @@ class Pairs:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.z, self.x))
 
+    def labels(self) -> Any:
+        """Return the labels (n, d) in the user's units, ties restored."""
+        return self.x if self.frame is None else self.frame.restore(self.frame.inverse(self.x))
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -172,6 +176,10 @@ def generate_pairs(
             return mixture
         return _subsample(mixture, jax.random.fold_in(batch_key, index), minibatch)
 
+    store = None
+    if checkpoint is not None:
+        identity = (key, mixture, schedule, (noise, minibatch, chunk_size, tolerance, options))
+        store = _Store(Path(checkpoint), _fingerprint(identity))
     if sample:
         z = noise.chunk(noise_key, 0, chunk_size, mixture.dimension, mixture.dtype)[:sample]
         tight = _tight(z, chunk_law(0), schedule)
@@ -180,10 +188,6 @@ def generate_pairs(
                 z, chunk_law(0), schedule, tight, tolerance * deviation, options
             )
 
-    store = None
-    if checkpoint is not None:
-        identity = (key, mixture, schedule, (noise, minibatch, chunk_size, options))
-        store = _Store(Path(checkpoint), _fingerprint(identity))
     chunks, taken = [], 0
     for index in tqdm(range(-(-n // chunk_size)), "labels", disable=not progress, leave=False):
         chunk = store.read(index) if store else None

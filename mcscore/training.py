@@ -45,7 +45,7 @@ def default_optimizer(steps: int, peak: float = 3e-3) -> optax.GradientTransform
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
-DEFAULT_STEPS = 10_000  # of the optimizer: the least that gave draws a classifier could not tell
+DEFAULT_STEPS = 10_000  # of the optimizer: see benchmarks/generator.py
 
 
 def train(

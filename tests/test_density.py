@@ -44,7 +44,7 @@ def test_no_preimage_and_folds_are_flagged():
     nowhere = pull_back(jnp.exp, jnp.array([[-1.0]]), jnp.zeros((1, 1)))
     assert bool(jnp.isnan(nowhere.log_prob[0])) and not bool(nowhere.certified[0])
     folded = pull_back(lambda z: z**2, jnp.array([[4.0]]), -jnp.ones((1, 1)))
-    assert float(folded.sign[0]) == -1 and not bool(folded.certified[0])
+    assert float(folded.sign[0]) == -1 and bool(jnp.isnan(folded.log_prob[0]))
     np.testing.assert_allclose(folded.z, [[-2.0]], rtol=1e-5)
 
 
@@ -94,6 +94,7 @@ def test_encoder_is_asked_for(trained):
     plain = dataclasses.replace(trained, encoder=None)
     x = trained.sample(jax.random.key(3), 50)
     np.testing.assert_allclose(plain.log_prob(x), trained.log_prob(x), atol=1e-6 if X64 else 2e-2)
+    assert trained.log_prob(x[:0]).shape == (0,)
     with pytest.raises(ValueError, match="no encoder"):
         plain.encode(x)
     with pytest.raises(ValueError, match=r"x: expected shape \(points, 2\)"):
