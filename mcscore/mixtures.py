@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from mcscore.draws import draw, pick_rows
 from mcscore.frames import Dequantized, Identity, dequantized
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import Dirac, Isotropic, Kernel, clustered_blocks  # noqa: F401 (doctests)
-from mcscore.metrics import memorisation
-from mcscore.selection import Auto, Trial, choose
+from mcscore.kernels import Dirac, Isotropic, Kernel  # noqa: F401 (doctests)
+from mcscore.selection import Auto, Trial, calibrated, choose
+from mcscore.tables import as_table, as_weights
 
 BLOCK_ROWS = 1024
 
@@ -231,44 +232,6 @@ def _sample(key: Array, law: Mixture, n: int) -> Array:
     return law.frame.restore(law.frame.inverse(draw(key, law.blocks, n)))
 
 
-def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
-    """Return ``n`` independent draws from the law of the blocks, in their coordinates."""
-    pick, noise = jax.random.split(key)
-    block, row = pick_rows(pick, blocks.log_weights, n)
-    z = jax.random.normal(noise, (n, blocks.rows.shape[-1]), blocks.rows.dtype)
-    y = blocks.rows[block, row] + jnp.sqrt(blocks.variances)[block] * z
-    if blocks.bases is not None:
-        y = jnp.einsum("nd,ned->ne", y, blocks.bases[block], precision="highest")
-    return y + blocks.centres[block]
-
-
-def pick_rows(key: Array, log_weights: Float[Array, "k r"], n: int) -> tuple[Array, Array]:
-    """Return ``n`` (block, row) indices drawn by weight, O(k r + n log r).
-
-    In two stages: one float32 uniform could not tell 10^7 rows apart.
-    """
-    first, second = jax.random.split(key)
-    dtype = log_weights.dtype
-    mass = jnp.exp(jax.nn.logsumexp(log_weights, 1))
-    total = jnp.cumsum(mass)
-    block = jnp.searchsorted(
-        total, jax.random.uniform(first, (n,), dtype) * total[-1], side="right"
-    )
-    within = jnp.cumsum(jnp.exp(log_weights), 1)
-    target = jax.random.uniform(second, (n,), dtype) * within[block, -1]
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) // 2
-        left = within[block, middle] > target
-        return jnp.where(left, low, middle + 1), jnp.where(left, middle, high)
-
-    width = log_weights.shape[1]
-    start = jnp.zeros_like(block), jnp.full_like(block, width - 1)
-    row = jax.lax.fori_loop(0, max(width - 1, 1).bit_length(), halve, start)[1]
-    return block, row
-
-
 def mixture(
     x: Any,
     *,
@@ -297,7 +260,7 @@ def mixture(
     (3, (1, 3, 3))
     """
     table, dtype = as_table(x)
-    weights = _as_weights(weights, len(table))
+    weights = as_weights(weights, len(table))
     table, weights = table[weights > 0], weights[weights > 0]
     frames = kernel.frames if isinstance(kernel, Auto) and frame is None else (frame or Identity(),)
     spread = Dequantized(table, {}, None)
@@ -308,26 +271,16 @@ def mixture(
     evidence: dict[str, Any] = {}
     chosen: Any = frames[0]
     if isinstance(kernel, Auto):
-        choice = choose(table, weights, kernel, frames)
-        draws = draw(jax.random.key(kernel.seed), choice.training_law, len(choice.held))
-        evidence = dict(
-            log_likelihood=choice.log_likelihood,
-            memorisation=memorisation(draws, choice.training, choice.held).share,
-            curve=choice.curve,
-        )
+        choice = choose(table, weights, kernel, frames, block_rows)
         chosen, kernel = choice.frame, choice.kernel
-        fitted = chosen.fit(table, weights)
-        blocks = clustered_blocks(
-            fitted.forward(table),
-            weights,
-            choice.labels,
-            choice.kernel.h,
-            block_rows,
-            most_rows=choice.kernel.most_rows,
-        )
+        fitted, blocks = choice.fitted, choice.blocks
+        evidence = choice.evidence
     else:
-        fitted = chosen if hasattr(chosen, "forward") else chosen.fit(table, weights)
+        given = hasattr(chosen, "forward")
+        fitted = chosen if given else chosen.fit(table, weights)
         blocks = kernel.lay_out(fitted.forward(table), weights, block_rows)
+        if not given:
+            fitted = calibrated(fitted, blocks, len(table))
     kept = np.isfinite(blocks.log_weights)
     report = Report(
         rows=len(table),
@@ -370,56 +323,6 @@ def _variance(blocks: Blocks) -> float:
 def is_traced(value: Any) -> bool:
     """Return whether ``value`` is only known inside a transformation, so that it cannot be checked."""
     return isinstance(value, jax.core.Tracer)  # type: ignore[attr-defined]
-
-
-def as_table(x: Any, name: str = "x") -> tuple[Float[np.ndarray, "n d"], Any]:
-    """Return ``x`` as float64 (n, d) and the precision it came with; ``ValueError`` says what is wrong."""
-    columns = getattr(x, "columns", None)  # a DataFrame's own names read better than numbers
-    try:
-        array = np.asarray(x)
-        table = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected a table of numbers, got {_describe(x)}") from error
-    if table.ndim != 2 or 0 in table.shape:
-        raise ValueError(
-            f"{name}: expected a non-empty table (rows, columns), got shape {table.shape}"
-        )
-    if np.iscomplexobj(array):
-        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
-    bad = np.argwhere(~np.isfinite(table))
-    if len(bad):
-        row, column = bad[0]
-        label = column if columns is None else repr(columns[column])
-        raise ValueError(
-            f"{name}: expected finite numbers, got {table[row, column]} in column {label}, row {row} "
-            f"({len(np.unique(bad[:, 0]))} rows affected)"
-        )
-    floating = np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize >= 4
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype if floating else np.float64)
-    largest = np.abs(table).max(0)
-    if (largest > np.sqrt(np.finfo(dtype).max)).any():
-        raise ValueError(
-            f"{name}: values of column {int(np.argmax(largest))} reach {largest.max():.3g}, whose square "
-            f"overflows {dtype}; rescale the column"
-        )
-    return table, dtype
-
-
-def _as_weights(weights: Any, n: int) -> np.ndarray:
-    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights.shape != (n,):
-        raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ValueError("weights: expected finite, non-negative numbers with a positive sum")
-    return weights / weights.sum()
-
-
-def _describe(x: Any) -> str:
-    dtypes = getattr(x, "dtypes", None)
-    if dtypes is not None and hasattr(dtypes, "items"):
-        text = [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind not in "iufb"]
-        return f"non-numeric columns {', '.join(text)}" if text else "a ragged table"
-    return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
 
 
 __all__ = ["BLOCK_ROWS", "Mixture", "Report", "as_table", "draw", "mixture"]

@@ -2,8 +2,8 @@ r"""Choosing the law: frame, number of clusters and bandwidth by held-out log-li
 
 For a split of the rows, everything that is fitted (frame, clusters, covariances, centres) sees the
 training part only; the held-out part is scored in the user's units, so that frames compare too. Small
-tables are split several times. The chosen law is then laid out with all rows, each assigned to the
-clusters already found.
+tables are split several times. The chosen law is then laid out with all rows; where EM had not seen as
+many as it takes, they are clustered anew.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import MOST_ROWS, Kernel, Local, cluster, clustered_blocks
+from mcscore.kernels import FITTING_ROWS, MOST_ROWS, Kernel, Local, clustered_blocks, clusterings
+from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
-NARROWER, TOLERANCE = 0.9, 0.02  # see ``choose``; nats per column
+CALIBRATING_DRAWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -62,27 +64,21 @@ class Trial(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The chosen law, ready to be laid out with all rows, and the evidence behind it.
+    """The chosen law, laid out with all rows, and the evidence behind it.
 
     Attributes:
-        frame: The chosen frame, not yet fitted.
+        frame: The chosen frame.
         kernel: The chosen kernel.
-        labels: Each row's cluster, for every partition.
-        curve: Every trial.
-        log_likelihood: Of the held-out rows under the law of the others, mean in nats.
-        training_law: The law of the training part, in its own frame's coordinates.
-        training: The training part there.
-        held: The held-out part there.
+        fitted: The frame fitted to all rows.
+        blocks: The law of all rows, arrays in float64.
+        evidence: ``log_likelihood``, ``memorisation`` and ``curve`` of the `Report`.
     """
 
     frame: Any
     kernel: Local
-    labels: list[np.ndarray]
-    curve: list[Trial]
-    log_likelihood: float
-    training_law: Blocks
-    training: np.ndarray
-    held: np.ndarray
+    fitted: Any
+    blocks: Blocks
+    evidence: dict[str, Any]
 
 
 class _Split:
@@ -93,19 +89,21 @@ class _Split:
     ):
         self.fitted = frame.fit(x[~held], weights[~held])
         self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
-        self.held = self.fitted.forward(x[held])
+        self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
-        self.jacobian = self.share @ np.asarray(self.fitted.log_det(jnp.asarray(x[held])))
-        self.auto, self.clusters = auto, {}
+        self.auto = auto
+        self.clusters: dict[int, list[Any]] = {}
 
-    def assign(self, blocks: int, partition: int) -> Any:
-        if (blocks, partition) not in self.clusters:
-            self.clusters[blocks, partition] = cluster(self.x, blocks, self.auto.seed + partition)
-        return self.clusters[blocks, partition]
+    def assign(self, y: np.ndarray, blocks: int, partitions: int) -> list[np.ndarray]:
+        """Return the clusters of rows ``y``, in this split's frame, for every partition."""
+        known = self.clusters.setdefault(blocks, [])
+        seeds = range(self.auto.seed + len(known), self.auto.seed + partitions)
+        known += clusterings(self.x, blocks, seeds)
+        return [assign(y) for assign in known[:partitions]]
 
     def law(self, blocks: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part."""
-        labels = [self.assign(blocks, k)(self.x) for k in range(partitions)]
+        labels = self.assign(self.x, blocks, partitions)
         laid = clustered_blocks(
             self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
         )
@@ -113,10 +111,20 @@ class _Split:
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
         """Return the mean held-out log-likelihood for each bandwidth."""
-        held = jnp.asarray(self.held, float)
         laws = (self.law(blocks, partitions, h) for h in bandwidths)
-        log_p = np.stack([np.asarray(_log_density(held, law), np.float64) for law in laws])
-        return np.maximum(log_p, -1e4) @ self.share + self.jacobian
+        return np.array([self.log_likelihood(self.fitted, law) for law in laws])
+
+    def log_likelihood(self, frame: Any, law: Blocks) -> float:
+        """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
+        log_p = _log_density(jnp.asarray(frame.forward(self.held), float), law)
+        log_p = np.maximum(np.asarray(log_p, np.float64), -1e4)
+        return float(self.share @ (log_p + np.asarray(frame.log_det(jnp.asarray(self.held)))))
+
+    def memorisation(self, frame: Any, law: Blocks) -> float:
+        """Return ``metrics.memorisation`` of as many draws as held-out rows, columns standardised."""
+        draws = frame.inverse(draw(jax.random.key(self.auto.seed), law, len(self.held)))
+        tables = (frame.restore(draws), self.training, self.held)
+        return memorisation(*(np.asarray(a) / self.training.std(0) for a in tables)).share
 
 
 @jax.jit
@@ -125,12 +133,23 @@ def _log_density(x: jax.Array, blocks: Blocks) -> jax.Array:
     return stream(x, one, jnp.zeros_like(one), blocks).log_p
 
 
-def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ...]) -> Choice:
-    """Return the best law found for the rows ``x`` (n, d).
+def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
+    """Return ``frame`` made to fit the law of the blocks (see ``Frame.calibrated``).
 
-    The bandwidth is the best, or a tenth less where that costs under 0.02 nats per column: the likelihood
-    is flat there, and classifiers tell draws of the narrower law from data less well. (Not for
-    tables of fewer than 1,500 rows, whose likelihoods are too noisy to tell.)
+    Unchanged for fewer than 1,500 rows, whose own marginals are not known well enough.
+    """
+    if rows <= SMALL:
+        return frame
+    law = jax.tree.map(lambda a: jnp.asarray(a, float), blocks)
+    return frame.calibrated(lambda: np.asarray(draw(jax.random.key(0), law, CALIBRATING_DRAWS)))
+
+
+def choose(
+    x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ...], rows: int
+) -> Choice:
+    """Return the best law found for the rows ``x`` (n, d), in blocks of at most ``rows`` of them.
+
+    The curve is of frames as fitted; the reported likelihood is of the calibrated one.
     """
     n, d = x.shape
     rng = np.random.default_rng(auto.seed)
@@ -179,21 +198,24 @@ def choose(x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ..
     partitions = partitions if best > 1 else 1  # one cluster is the same in every partition
     trial(splits, frame, best, partitions, BANDWIDTHS)
     winner = max(curve[start:], key=lambda point: point.log_likelihood)
-    if n > SMALL:
-        trial(splits, frame, best, partitions, (NARROWER * winner.h,))
-        if winner.log_likelihood - curve[-1].log_likelihood < TOLERANCE * d:
-            winner = curve[-1]
-    split = splits[0]
-    everywhere = split.fitted.forward(x)
-    labels = [split.assign(best, k)(everywhere) for k in range(partitions)]
+    split, fitted = splits[0], frame.fit(x, weights)
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
-    return Choice(
-        frame,
-        Local(h, best, partitions, auto.most_rows, auto.seed),
-        labels,
-        curve,
-        winner.log_likelihood,
-        split.law(best, partitions, h),
-        split.x,
-        split.held,
+    kernel = Local(h, best, partitions, auto.most_rows, auto.seed)
+    y = fitted.forward(x)
+    if len(split.x) < FITTING_ROWS:
+        blocks = kernel.lay_out(y, weights, rows)
+    else:
+        labels = split.assign(split.fitted.forward(x), best, partitions)
+        blocks = clustered_blocks(y, weights, labels, h, rows, most_rows=auto.most_rows)
+    likelihoods, shares = [], []
+    for split in splits:
+        law = split.law(best, partitions, h)
+        apart = calibrated(split.fitted, law, n)
+        likelihoods.append(split.log_likelihood(apart, law))
+        shares.append(split.memorisation(apart, law))
+    evidence = dict(
+        log_likelihood=float(np.mean(likelihoods)),
+        memorisation=float(np.mean(shares)),
+        curve=curve,
     )
+    return Choice(frame, kernel, calibrated(fitted, blocks, n), blocks, evidence)

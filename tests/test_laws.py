@@ -263,6 +263,50 @@ def test_gaussianized_law_integrates_to_one():
     np.testing.assert_allclose(mass, 1, atol=5e-3)
 
 
+def skewed(n):
+    rng = np.random.default_rng(3)
+    return np.stack([np.exp(rng.normal(size=n)), rng.uniform(size=n) ** 2], 1)
+
+
+def test_calibrated_frame_gives_the_law_the_marginals_of_the_data(key):
+    x, kernel = skewed(4000), mcs.Isotropic(0.6)
+    calibrated = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize())
+    plain = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize().fit(x))  # given: left as it is
+    levels = np.linspace(0.02, 0.98, 30)
+    errors = []
+    for law in (plain, calibrated):
+        draws = np.asarray(law.sample(key, 50_000), np.float64)
+        at = [np.quantile(draws[:, j], levels) for j in range(2)]
+        found = [np.searchsorted(np.sort(x[:, j]), at[j]) / len(x) for j in range(2)]
+        errors.append(np.abs(np.array(found) - levels).max())
+    assert errors[1] < 0.02 < 0.05 < errors[0]
+    back = calibrated.frame.inverse(calibrated.frame.forward(jnp.asarray(x)))
+    np.testing.assert_allclose(back, x, rtol=1e-9 if X64 else 2e-3, atol=1e-9 if X64 else 1e-5)
+
+
+def test_calibrated_law_integrates_to_one():
+    law = mcs.mixture(skewed(2000)[:, 1:], kernel=mcs.Isotropic(0.5), frame=mcs.Gaussianize())
+    grid = np.linspace(-20, 20, 400_001)[:, None]
+    mass = np.exp(np.asarray(law.log_prob(grid), np.float64)).sum() * 1e-4
+    assert mass == pytest.approx(1, abs=2e-3)  # the power law's tails reach beyond the grid
+
+
+def test_few_rows_are_not_calibrated():
+    x = skewed(1000)
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.6), frame=mcs.Gaussianize())
+    np.testing.assert_allclose(law.frame.scores, mcs.Gaussianize().fit(x).scores, rtol=1e-5)
+
+
+def test_draws_end_though_the_power_law_does_not(key):
+    x = np.random.default_rng(0).standard_cauchy((2000, 2))
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.3), frame=mcs.Gaussianize())
+    y = mcs.mixtures.draw(key, law.blocks, 200_000)
+    free = np.abs(law.frame.inverse(y))
+    drawn = np.asarray(law.sample(key, 200_000))
+    assert (drawn >= law.frame.limits[0]).all() and (drawn <= law.frame.limits[1]).all()
+    assert np.abs(x).max() < np.abs(drawn).max() <= 2 * np.abs(x).max() < free.max()
+
+
 def test_ties_are_found_and_spread():
     x = np.stack([RNG.integers(0, 5, 1000), RNG.standard_normal(1000)], 1).astype(float)
     spread, tied, _ = dequantized(x)

@@ -1,0 +1,60 @@
+"""Checks of what the user hands in: tables of finite numbers and their rows' weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+
+def as_table(x: Any, name: str = "x") -> tuple[Float[np.ndarray, "n d"], Any]:
+    """Return ``x`` as float64 (n, d) and the precision it came with; ``ValueError`` says what is wrong."""
+    columns = getattr(x, "columns", None)  # a DataFrame's own names read better than numbers
+    try:
+        array = np.asarray(x)
+        table = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected a table of numbers, got {_describe(x)}") from error
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(
+            f"{name}: expected a non-empty table (rows, columns), got shape {table.shape}"
+        )
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
+    bad = np.argwhere(~np.isfinite(table))
+    if len(bad):
+        row, column = bad[0]
+        label = column if columns is None else repr(columns[column])
+        raise ValueError(
+            f"{name}: expected finite numbers, got {table[row, column]} in column {label}, row {row} "
+            f"({len(np.unique(bad[:, 0]))} rows affected)"
+        )
+    floating = np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize >= 4
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype if floating else np.float64)
+    largest = np.abs(table).max(0)
+    if (largest > np.sqrt(np.finfo(dtype).max)).any():
+        raise ValueError(
+            f"{name}: values of column {int(np.argmax(largest))} reach {largest.max():.3g}, whose square "
+            f"overflows {dtype}; rescale the column"
+        )
+    return table, dtype
+
+
+def as_weights(weights: Any, n: int) -> np.ndarray:
+    """Return ``weights`` of ``n`` rows, equal if None, with sum 1; ``ValueError`` says what is wrong."""
+    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n,):
+        raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError("weights: expected finite, non-negative numbers with a positive sum")
+    return weights / weights.sum()
+
+
+def _describe(x: Any) -> str:
+    dtypes = getattr(x, "dtypes", None)
+    if dtypes is not None and hasattr(dtypes, "items"):
+        text = [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind not in "iufb"]
+        return f"non-numeric columns {', '.join(text)}" if text else "a ragged table"
+    return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
