@@ -111,6 +111,12 @@ RIVALS = {  # name: (function, steps tried, evaluations per step, and once)
         3,
         1,
     ),
+    "Adams-Bashforth in p": (
+        runge_kutta(mcs.AdamsBashforth(), mcs.CanonicalClock()),
+        (8, 14, 26, 47),
+        1,
+        2,
+    ),
     "Dopri5 in p": (runge_kutta(diffrax.Dopri5(), mcs.CanonicalClock()), (2, 4, 8), 6, 1),
 }
 

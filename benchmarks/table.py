@@ -33,6 +33,18 @@ def laws() -> list[str]:
     return table
 
 
+def samples() -> list[str]:
+    """Accuracy of a classifier, and the share of draws nearer to training rows."""
+    entries = read("laws.jsonl")
+    names = [n for n in dict.fromkeys(e["law"] for e in entries) if "best" not in n]
+    table = ["| data | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for data in dict.fromkeys(entry["data"] for entry in entries):
+        row = {entry["law"]: entry for entry in entries if entry["data"] == data}
+        cells = [f"{row[n]['classifier']:.3f}, {row[n]['nearer_to_training']:.2f}" for n in names]
+        table.append(f"| {data.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return table
+
+
 def score() -> list[str]:
     table = ["| | d = 2 | 6 | 21 | 43 |", "|---|---|---|---|---|"]
     for device, file in (("2 CPU cores", "score_cpu.jsonl"), ("H100", "score_h100.jsonl")):
@@ -86,6 +98,7 @@ def write(path: Path, mark: str, table: list[str]) -> None:
 
 if __name__ == "__main__":
     write(ROOT / "README.md", "laws", laws())
+    write(ROOT / "benchmarks/README.md", "samples", samples())
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())

@@ -32,13 +32,14 @@ from mcscore.pairs import Normal, Pairs, Sobol, generate_pairs
 from mcscore.pipeline import Fit, fit, fit_stages
 from mcscore.schedules import VE, VP, Cosine, Linear, Rectified, Schedule
 from mcscore.selection import Auto
+from mcscore.solvers import AdamsBashforth
 from mcscore.training import History, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP", "VE", "VP", "Affine", "Auto", "CanonicalClock", "Cosine", "Density", "Dirac", "Fit", "Flow",
-    "Gaussianize", "Generator", "History", "Identity", "Isotropic", "Jet", "Linear",
+    "MLP", "VE", "VP", "AdamsBashforth", "Affine", "Auto", "CanonicalClock", "Cosine", "Density", "Dirac",
+    "Fit", "Flow", "Gaussianize", "Generator", "History", "Identity", "Isotropic", "Jet", "Linear",
     "Local", "Mixture", "Normal", "Pairs", "Rectified", "Report", "Schedule",
     "ScoreEstimate", "Sobol", "TimeClock", "Whitened", "datasets", "denoise", "divergence",
     "effective_sample_size", "encode", "evaluate", "fit", "fit_stages", "generate_pairs", "load",

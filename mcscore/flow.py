@@ -29,6 +29,7 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore.fields import velocity
 from mcscore.mixtures import Mixture, is_traced
 from mcscore.schedules import Schedule
+from mcscore.solvers import AdamsBashforth
 
 
 @jax.tree_util.register_dataclass
@@ -265,13 +266,15 @@ def trajectory(
 
 
 def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
-    """Return how many velocity evaluations ``steps`` steps take; None for other than Runge-Kutta.
+    """Return how many velocity evaluations ``steps`` steps take; None where it is not known.
 
     >>> evaluations(diffrax.Bosh3(), 9), evaluations(diffrax.Euler(), 500)
     (28, 500)
     """
     if isinstance(solver, diffrax.Euler):
         return steps
+    if isinstance(solver, AdamsBashforth):
+        return steps + 2
     if not isinstance(solver, diffrax.AbstractERK):
         return None
     tableau: Any = solver.tableau

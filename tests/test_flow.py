@@ -169,3 +169,35 @@ def test_trajectory_begins_with_noise_and_ends_with_data(key):
     paths = mcs.trajectory(z, law, schedule, points=20)
     assert paths.shape == (20, 4, 3)
     np.testing.assert_allclose(paths[-1], mcs.transport(z, law, schedule), atol=1e-5)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_adams_bashforth_is_of_third_order(unequal):
+    def error(steps):
+        grid = jnp.linspace(0.0, 1.0, steps + 1)
+        times = 2 * grid**1.5 if unequal else 2 * grid
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, _: jnp.cos(t) * y),
+            mcs.AdamsBashforth(),
+            t0=0.0,
+            t1=2.0,
+            dt0=None,
+            y0=jnp.ones(2),
+            stepsize_controller=diffrax.StepTo(ts=times),
+        )
+        return float(jnp.abs(solution.ys[0] - jnp.exp(jnp.sin(2.0))).max())
+
+    coarse, fine = error(20), error(40)
+    assert coarse / fine == pytest.approx(8, rel=0.35) if X64 else fine < 1e-3
+
+
+def test_adams_bashforth_carries_noise_to_data(key):
+    law = mcs.mixture(jax.random.normal(key, (50, 2)), kernel=mcs.Isotropic(0.5))
+    z = jax.random.normal(key, (20, 2))
+    solver = mcs.AdamsBashforth()
+    points = mcs.transport(z, law, mcs.Cosine(), solver=solver, steps=26)
+    exact = mcs.transport(z, law, mcs.Cosine(), solver=diffrax.Dopri5(), steps=100)
+    np.testing.assert_allclose(points, exact, atol=2e-3)
+    back = mcs.encode(points, law, mcs.Cosine(), solver=solver, steps=26)
+    np.testing.assert_allclose(back, z, atol=5e-3)
+    assert mcs.flow.evaluations(solver, 26) == 28
