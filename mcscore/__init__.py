@@ -30,6 +30,7 @@ from mcscore.kernels import Dirac, Isotropic, Local, Whitened
 from mcscore.mixtures import Mixture, Report, mixture
 from mcscore.pairs import Normal, Pairs, Sobol, generate_pairs
 from mcscore.pipeline import Fit, fit, fit_stages
+from mcscore.refinement import Refinement, refine
 from mcscore.schedules import VE, VP, Cosine, Linear, Rectified, Schedule
 from mcscore.selection import Auto
 from mcscore.solvers import AdamsBashforth
@@ -40,9 +41,9 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP", "VE", "VP", "AdamsBashforth", "Affine", "Auto", "CanonicalClock", "Cosine", "Density", "Dirac",
     "Fit", "Flow", "Gaussianize", "Generator", "History", "Identity", "Isotropic", "Jet", "Linear",
-    "Local", "Mixture", "Normal", "Pairs", "Rectified", "Report", "Schedule",
+    "Local", "Mixture", "Normal", "Pairs", "Rectified", "Refinement", "Report", "Schedule",
     "ScoreEstimate", "Sobol", "TimeClock", "Whitened", "datasets", "denoise", "divergence",
     "effective_sample_size", "encode", "evaluate", "fit", "fit_stages", "generate_pairs", "load",
-    "log_density", "merge", "metrics", "minibatch_score", "mixture", "plotting", "score", "solve_flow",
-    "train", "trajectory", "transport", "velocity",
+    "log_density", "merge", "metrics", "minibatch_score", "mixture", "plotting", "refine", "score",
+    "solve_flow", "train", "trajectory", "transport", "velocity",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ class MLP:
     MLP(width=256, depth=2, activation='tanh', residual=False)
     """
 
-    width: int = 128
+    width: int = 96
     depth: int = 6
     activation: str = "silu"
     residual: bool = True

@@ -15,23 +15,14 @@ from jaxtyping import Array
 
 from mcscore.generator import MLP, Generator
 from mcscore.kernels import Kernel
-from mcscore.mixtures import Mixture, as_table, draw, mixture
+from mcscore.mixtures import Mixture, mixture
 from mcscore.pairs import Pairs, generate_pairs
+from mcscore.refinement import Agreement, Refinement, agreement
+from mcscore.refinement import refine as refine_density
 from mcscore.schedules import Cosine, Schedule
 from mcscore.selection import Auto
+from mcscore.tables import as_table
 from mcscore.training import History, train
-
-
-class Agreement(NamedTuple):
-    """How the generator's density compares with the law's, at draws from the law.
-
-    Attributes:
-        error: Mean absolute difference of the two log densities where certified, in nats.
-        certified: Share of points where the generator's density is certified.
-    """
-
-    error: float
-    certified: float
 
 
 class Fit(NamedTuple):
@@ -47,15 +38,7 @@ class Fit(NamedTuple):
     schedule: Schedule
     seconds: dict[str, float]
     agreement: Agreement | None = None
-
-
-def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000) -> Agreement:
-    """Compare ``generator.log_prob`` with ``law.log_prob`` at ``points`` draws from the law."""
-    x = law.frame.inverse(draw(key, law.blocks, points))
-    found = generator.density(x)
-    certified = np.asarray(found.certified)
-    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]
-    return Agreement(float(error.mean()) if len(error) else float("nan"), float(certified.mean()))
+    refinement: Refinement | None = None
 
 
 def fit(key: Array, x: Any, **options: Any) -> Generator:
@@ -83,6 +66,7 @@ def fit_stages(
     labelling: Mapping[str, Any] | None = None,
     network: MLP = MLP(),
     encoder: bool = True,
+    refine: int = 0,
     progress: bool = False,
     **training: Any,
 ) -> Fit:
@@ -99,6 +83,7 @@ def fit_stages(
         labelling: Further options of ``generate_pairs``.
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
+        refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``).
         progress: Show progress bars.
         **training: Further options of ``train``.
 
@@ -117,6 +102,12 @@ def fit_stages(
         train_key, made, network=network, encoder=encoder, progress=progress, **training
     )
     seconds["training"], start = time.perf_counter() - start, time.perf_counter()
+    refined = None
+    if refine:
+        generator, refined = refine_density(
+            jax.random.fold_in(train_key, 1), generator, law, made, steps=refine, progress=progress
+        )
+        seconds["refining"], start = time.perf_counter() - start, time.perf_counter()
     agrees = None
     if encoder and law.width > 0:
         agrees = agreement(jax.random.fold_in(pair_key, 1), generator, law)
@@ -128,7 +119,7 @@ def fit_stages(
     )
     about |= dict(density=agrees and agrees._asdict())
     generator = replace(generator, settings=json.dumps(about))
-    return Fit(generator, law, made, history, schedule, seconds, agrees)
+    return Fit(generator, law, made, history, schedule, seconds, agrees, refined)
 
 
 def check_table(x: Any) -> None:

@@ -36,16 +36,20 @@ class _State(NamedTuple):
     average: Any
 
 
+DEFAULT_STEPS, PEAK = 8000, 0.02  # of the optimizer: see benchmarks/generator.py
+
+
 @lru_cache(maxsize=32)  # the same optimizer object for the same settings: no recompilation
-def default_optimizer(steps: int, peak: float = 3e-3) -> optax.GradientTransformation:
-    """Return Adam with a warm-up over 5 % of ``steps`` and cosine decay, gradients clipped to norm 1."""
+def default_optimizer(steps: int, peak: float = PEAK) -> optax.GradientTransformation:
+    """Return Muon with a warm-up over 5 % of ``steps`` and cosine decay to a hundredth of ``peak``.
+
+    Muon (Jordan et al. 2024) orthogonalises the updates of matrices. At equal seconds it left a third less
+    error in the density than Adam, and a third of the folds.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup_steps=max(1, steps // 20), decay_steps=max(2, steps), end_value=peak / 100
     )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-
-DEFAULT_STEPS = 10_000  # of the optimizer: see benchmarks/generator.py
+    return optax.contrib.muon(schedule)
 
 
 def train(
@@ -68,8 +72,8 @@ def train(
         key: Random key.
         pairs: Labelled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
         network: Architecture.
-        optimizer: Any of optax; Adam with warm-up and cosine decay over all epochs by default.
-        epochs: Passes over the pairs, at most; by default as many as make 10,000 steps, up to 300.
+        optimizer: Any of optax; Muon with warm-up and cosine decay over all epochs by default.
+        epochs: Passes over the pairs, at most; by default as many as make 8,000 steps, up to 300.
         batch_size: Pairs per step; None for all of them, as the paper does.
         validation: Share of the pairs held out.
         patience: Epochs without a better validation loss before stopping; by default a fifth of all.

@@ -16,7 +16,7 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "jet", "solvers", "frames", "metrics", "datasets", "plotting", "tables",
     "draws", "kernels", "selection", "mixtures", "fields", "flow", "pairs", "density", "generator",
-    "training", "pipeline", "cli",
+    "training", "refinement", "pipeline", "cli",
 ]  # fmt: skip
 ALONE = {
     "schedules",
@@ -29,7 +29,11 @@ ALONE = {
     "tables",
     "density",
 }
-OWNERS = {"diffrax": {"solvers", "flow", "pairs"}, "flax": {"generator"}, "optax": {"training"}}
+OWNERS = {
+    "diffrax": {"solvers", "flow", "pairs"},
+    "flax": {"generator"},
+    "optax": {"training", "refinement"},
+}
 
 
 def imported(path):
@@ -78,6 +82,7 @@ SIGNATURES = {
     "generate_pairs": "key mixture schedule n * noise minibatch clock solver steps stepsize_controller "
     "tolerance chunk_size error_sample checkpoint progress",
     "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder progress",
+    "refine": "key generator mixture pairs * steps batch_size optimizer progress",
     "fit": "key x **",
     "mixture": "x * kernel weights frame block_rows",
     "load": "path",

@@ -1,0 +1,182 @@
+r"""Refining a generator: its density brought to the law's, which is known in closed form.
+
+Least squares fixes where the generator ``G`` sends each ``z``; its density follows from the Jacobian,
+which least squares sees only through neighbouring points. Both densities are known along ``y = G(z)``,
+
+    r(z) = log N(z; 0, I) - log |det dG/dz| - log p(G(z)),
+
+and ``r = 0`` everywhere if and only if the generator's law is the data law. Every step draws fresh noise and
+lowers a Huber loss of ``r``, with the squares on the pairs beside it, so that no mode is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+from tqdm import trange
+
+from mcscore.density import jacobian, log_normal
+from mcscore.draws import draw
+from mcscore.generator import Generator
+from mcscore.jet import Blocks, stream
+from mcscore.mixtures import Mixture
+from mcscore.pairs import Pairs
+from mcscore.training import default_optimizer
+
+HUBER = 0.3  # nats: beyond, a point's pull no longer grows
+SQUARES = 10.0  # weight of the squares on the pairs
+DECAY = 0.995  # of the averaged weights
+TOGETHER = 100  # steps of one compiled scan
+
+
+class Agreement(NamedTuple):
+    """How the generator's density compares with the law's, at draws from the law.
+
+    Attributes:
+        error: Mean absolute difference of the two log densities where certified, in nats.
+        certified: Share of points where the generator's density is certified.
+    """
+
+    error: float
+    certified: float
+
+
+class Refinement(NamedTuple):
+    """Agreement before and after, and whether the refined weights were kept."""
+
+    before: Agreement
+    after: Agreement
+    kept: bool
+
+
+def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000) -> Agreement:
+    """Compare ``generator.log_prob`` with ``law.log_prob`` at ``points`` draws from the law."""
+    x = law.frame.inverse(draw(key, law.blocks, points))
+    found = generator.density(x)
+    certified = np.asarray(found.certified)
+    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]
+    return Agreement(float(error.mean()) if len(error) else float("nan"), float(certified.mean()))
+
+
+def refine(
+    key: Array,
+    generator: Generator,
+    mixture: Mixture,
+    pairs: Pairs,
+    *,
+    steps: int = 2000,
+    batch_size: int = 256,
+    optimizer: optax.GradientTransformation | None = None,
+    progress: bool = False,
+) -> tuple[Generator, Refinement]:
+    """Return the generator with its density brought closer to the law's, if that succeeds.
+
+    The refined weights are kept if the densities agree better at 2,000 fresh draws from the law and no fewer
+    of them (up to 0.2 %) are certified; else the generator comes back as it was. O(d) passes of the
+    network and one evaluation of the law per point and step.
+
+    Args:
+        key: Random key.
+        generator: Trained on ``pairs``.
+        mixture: The law of the pairs.
+        pairs: Labelled pairs.
+        steps: Of the optimizer, in hundreds.
+        batch_size: Fresh noise, and pairs, per step.
+        optimizer: Any of optax; ``train``'s at a tenth of its peak by default.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If the law has no density (``Dirac()``), or an argument is out of range.
+
+    >>> import mcscore as mcs
+    >>> law = mcs.mixture(jax.random.normal(key := jax.random.key(0), (50, 2)), kernel=mcs.Isotropic(0.5))
+    >>> pairs = mcs.generate_pairs(key, law, mcs.Cosine(), 300)
+    >>> gen, _ = mcs.train(key, pairs, network=mcs.MLP(width=16, depth=2), epochs=50)
+    >>> gen, report = mcs.refine(key, gen, law, pairs, steps=100)
+    >>> report.after.error < report.before.error or not report.kept
+    True
+    """
+    mixture.require_width("refine")
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if generator.dimension != mixture.dimension:
+        raise ValueError(
+            f"mixture: expected {generator.dimension} columns as the generator, got {mixture.dimension}"
+        )
+    check_key, key = jax.random.split(key)
+    before = agreement(check_key, generator, mixture, 2000)
+
+    rounds = -(-steps // TOGETHER)
+    optimizer = optimizer or default_optimizer(rounds * TOGETHER, 2e-3)
+    params, average = generator.params, optax.ema(DECAY)
+    state = (params, optimizer.init(params), average.init(params))
+    batch = min(batch_size, len(pairs.z))
+    averaged = params
+    for k in trange(rounds, desc="refining", disable=not progress, leave=False):
+        state, averaged = _steps(
+            state, jax.random.fold_in(key, k), tuple(pairs), mixture.blocks, generator.network,
+            optimizer, batch,
+        )  # fmt: skip
+    refined = replace(generator, params=averaged)
+    after = agreement(check_key, refined, mixture, 2000)
+    kept = after.error < before.error and after.certified >= before.certified - 0.002
+    return (refined if kept else generator), Refinement(before, after, kept)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6))
+def _steps(state, key, pairs, blocks, network, optimizer, batch):
+    """Return the state after ``TOGETHER`` steps, and the averaged weights."""
+    z, x = pairs
+    average = optax.ema(DECAY)
+
+    def loss(params, noise_key, index):
+        noise = jax.random.normal(noise_key, (batch, z.shape[1]), z.dtype)
+        y, slopes = jacobian(partial(network.apply, params), noise)
+        sign, log_det = jnp.linalg.slogdet(slopes)
+        difference = log_normal(noise) - log_det - _log_density(y, blocks)
+        difference = jnp.where(sign > 0, difference, 0)  # folds are left to the squares
+        squares = jnp.mean((network.apply(params, z[index]) - x[index]) ** 2)
+        return jnp.mean(optax.huber_loss(difference, delta=HUBER)) + SQUARES * squares
+
+    def step(carry, step_key):
+        params, optimizer_state, average_state = carry[0]
+        noise_key, pair_key = jax.random.split(step_key)
+        index = jax.random.randint(pair_key, (batch,), 0, len(z))
+        gradient = jax.grad(loss)(params, noise_key, index)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            params = optax.apply_updates(params, updates)
+            averaged, average_state = average.update(params, average_state)
+        return ((params, optimizer_state, average_state), averaged), None
+
+    return jax.lax.scan(step, (state, state[0]), jax.random.split(key, TOGETHER))[0]
+
+
+@jax.custom_vjp
+def _log_density(y: Array, blocks: Blocks) -> Array:
+    return _log_density_and_score(y, blocks)[0]
+
+
+def _log_density_and_score(y: Array, blocks: Blocks) -> Any:
+    one = jnp.ones((), y.dtype)
+    jet = stream(y, one, jnp.zeros_like(one), blocks)
+    return jet.log_p, jet.field
+
+
+def _forward(y, blocks):
+    return _log_density_and_score(y, blocks)
+
+
+def _backward(score, cotangent):
+    return cotangent[:, None] * score, None  # the pass that gives the density has its gradient
+
+
+_log_density.defvjp(_forward, _backward)
