@@ -50,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     fit.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
     fit.add_argument("--pairs", default=50_000, type=int, help="labelled pairs (default: 50000)")
     fit.add_argument(
-        "--epochs", default=60, type=int, help="passes over them, at most (default: 60)"
+        "--epochs", type=int, help="passes over them, at most (default: 8000 steps of 256)"
+    )
+    fit.add_argument(
+        "--refine", default=0, type=int, help="steps that bring the density closer (default: 0)"
     )
     fit.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
     fit.set_defaults(run=_fit)
@@ -150,6 +153,7 @@ def _fit(options: argparse.Namespace) -> None:
         table,
         pairs=options.pairs,
         epochs=options.epochs,
+        refine=options.refine,
         progress=True,
     )
     settings = json.dumps(json.loads(made.generator.settings) | {"columns": names})

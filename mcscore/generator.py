@@ -43,16 +43,26 @@ class _Network(nn.Module):
     depth: int
     activation: str
     residual: bool
+    products: str
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         hidden = z
+        product = _bfloat16_product if self.products == "bfloat16" else jax.lax.dot_general
         for _ in range(self.depth):
-            hidden = nn.Dense(self.width, param_dtype=z.dtype)(hidden)
+            hidden = nn.Dense(self.width, param_dtype=z.dtype, dot_general=product)(hidden)
             hidden = getattr(nn, self.activation)(hidden)
         start = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
         out = nn.Dense(z.shape[-1], kernel_init=start, param_dtype=z.dtype)(hidden)
         return z + out if self.residual else out
+
+
+def _bfloat16_product(a: Array, b: Array, *arguments: Any, **_: Any) -> Array:
+    """Return the product of factors rounded to bfloat16, accumulated in the factors' own precision."""
+    rounded = (jax.lax.reduce_precision(x, 8, 7) for x in (a, b))  # exponent and mantissa bits
+    cpu = jax.default_backend() == "cpu"  # has no units for it: the same numbers
+    precision = None if cpu else jax.lax.DotAlgorithmPreset.BF16_BF16_F32
+    return jax.lax.dot_general(*rounded, *arguments, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -64,15 +74,19 @@ class MLP:
         depth: Hidden layers.
         activation: Name of a function of ``flax.linen`` (``"silu"``, ``"tanh"``, ``"gelu"``, ...).
         residual: Learn ``x - z`` instead of ``x``.
+        products: ``"float32"`` (the parameters' own precision), or ``"bfloat16"`` for factors rounded
+            to 8 bits in the hidden layers: faster where a GPU or TPU has units for it. What it costs
+            is in ``benchmarks/README.md``; for densities keep float32.
 
     >>> MLP.paper(width=256)
-    MLP(width=256, depth=2, activation='tanh', residual=False)
+    MLP(width=256, depth=2, activation='tanh', residual=False, products='float32')
     """
 
     width: int = 96
     depth: int = 6
     activation: str = "silu"
     residual: bool = True
+    products: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
@@ -81,6 +95,8 @@ class MLP:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {self.activation!r}")
+        if self.products not in PRODUCTS:
+            raise ValueError(f"products: expected one of {PRODUCTS}, got {self.products!r}")
 
     @classmethod
     def paper(cls, width: int) -> MLP:
@@ -89,7 +105,7 @@ class MLP:
 
     def module(self) -> nn.Module:
         """Return the Flax module."""
-        return _Network(self.width, self.depth, self.activation, self.residual)
+        return _Network(self.width, self.depth, self.activation, self.residual, self.products)
 
     def init(self, key: Array, d: int, dtype: Any = jnp.float32) -> Any:
         """Return fresh parameters for ``d`` columns."""
@@ -100,6 +116,7 @@ class MLP:
         return self.module().apply({"params": params}, z)  # type: ignore[return-value]
 
 
+PRODUCTS = ("float32", "bfloat16")
 ACTIVATIONS = ("celu", "elu", "gelu", "relu", "selu", "silu", "softplus", "swish", "tanh")
 
 

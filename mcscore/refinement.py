@@ -89,7 +89,7 @@ def refine(
         pairs: Labelled pairs.
         steps: Of the optimizer, in hundreds.
         batch_size: Fresh noise, and pairs, per step.
-        optimizer: Any of optax; ``train``'s at a tenth of its peak by default.
+        optimizer: Any of optax; ``train``'s at a quarter of its peak by default.
         progress: Show a bar.
 
     Raises:
@@ -115,7 +115,7 @@ def refine(
     before = agreement(check_key, generator, mixture, 2000)
 
     rounds = -(-steps // TOGETHER)
-    optimizer = optimizer or default_optimizer(rounds * TOGETHER, 2e-3)
+    optimizer = optimizer or default_optimizer(rounds * TOGETHER, 5e-3)
     params, average = generator.params, optax.ema(DECAY)
     state = (params, optimizer.init(params), average.init(params))
     batch = min(batch_size, len(pairs.z))

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import export
 from scipy.stats import multivariate_normal
@@ -12,6 +13,7 @@ from scipy.stats import multivariate_normal
 import mcscore as mcs
 from mcscore.cli import main
 from mcscore.density import jacobian, pull_back, push_forward
+from mcscore.training import default_optimizer
 from tests.conftest import X64
 
 
@@ -121,3 +123,40 @@ def test_importance_weights_count():
     )
     _, log_p, _ = push_forward(lambda z: 2 * z, jnp.zeros((1, 2)))
     np.testing.assert_allclose(log_p, -np.log(2 * np.pi) - 2 * np.log(2), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def rough():
+    """A law of two clusters, its pairs, and a generator that has not learned it well."""
+    key = jax.random.key(0)
+    x = np.concatenate([np.random.default_rng(0).normal(c, 0.5, (100, 2)) for c in (-1.5, 1.5)])
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.5))
+    pairs = mcs.generate_pairs(key, law, mcs.Cosine(), 2000)
+    network = mcs.MLP(width=32, depth=2)
+    return law, pairs, mcs.train(key, pairs, network=network, epochs=30)[0]
+
+
+def test_refining_brings_the_density_closer_and_keeps_the_map(rough, key):
+    law, pairs, generator = rough
+    optimizer = default_optimizer(600, 0.01)
+    refined, report = mcs.refine(key, generator, law, pairs, steps=600, optimizer=optimizer)
+    assert report.kept and report.after.error < 0.7 * report.before.error
+    mass = lambda gen: np.mean(np.asarray(gen(pairs.z))[:, 0] < 0)  # noqa: E731
+    assert mass(refined) == pytest.approx(np.mean(np.asarray(pairs.x)[:, 0] < 0), abs=0.02)
+
+
+def test_a_refinement_that_fails_is_not_kept(rough, key):
+    law, pairs, generator = rough
+    wild = optax.sgd(10.0)
+    same, report = mcs.refine(key, generator, law, pairs, steps=100, optimizer=wild)
+    assert not report.kept and same is generator
+
+
+def test_refine_names_what_is_wrong(rough, key):
+    law, pairs, generator = rough
+    with pytest.raises(ValueError, match="steps"):
+        mcs.refine(key, generator, law, pairs, steps=0)
+    with pytest.raises(ValueError, match=r"refine.*Dirac"):
+        mcs.refine(key, generator, mcs.mixture(np.eye(2)), pairs)
+    with pytest.raises(ValueError, match="mixture: expected 2 columns"):
+        mcs.refine(key, generator, mcs.mixture(np.eye(3), kernel=mcs.Isotropic(1.0)), pairs)

@@ -176,3 +176,20 @@ def test_damaged_and_foreign_files_are_refused(saved, case):
 def test_missing_file():
     with pytest.raises(FileNotFoundError, match="no file"):
         mcs.load("nowhere.safetensors")
+
+
+def test_bfloat16_products_round_the_hidden_layers_only(key, tmp_path):
+    network = mcs.MLP(width=16, depth=2, products="bfloat16")
+    z = jax.random.normal(key, (50, 3))
+    params = jax.tree.map(lambda a: a + 0.3, network.init(key, 3, z.dtype))
+    rough = network.apply(params, z)
+    exact = mcs.MLP(width=16, depth=2).apply(params, z)
+    error = np.abs(np.asarray(rough - exact)).max() / np.abs(np.asarray(exact)).max()
+    assert 1e-5 < error < 2e-2
+    gradient = jax.grad(lambda p: jnp.mean(network.apply(p, z) ** 2))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    with pytest.raises(ValueError, match="products: expected one of"):
+        mcs.MLP(products="float16")
+    generator = mcs.Generator(params, None, network)
+    generator.save(tmp_path / "rough.safetensors")
+    assert mcs.load(tmp_path / "rough.safetensors").network == network
