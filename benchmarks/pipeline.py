@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-DEFAULT = dict(rows=20_000, pairs=50_000, width=128)
-SWEEPS = dict(rows=(2_000, 20_000, 200_000), pairs=(12_500, 50_000, 100_000), width=(64, 128, 256))
+DEFAULT = dict(rows=20_000, pairs=50_000, width=96)
+SWEEPS = dict(rows=(2_000, 20_000, 200_000), pairs=(12_500, 50_000, 100_000), width=(48, 96, 192))
 QUICK = dict(rows=200, pairs=200, width=8)
 
 

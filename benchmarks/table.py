@@ -85,7 +85,25 @@ def generator() -> list[str]:
     for entry in read("generator.jsonl"):
         cells = ["" if entry[name] is None else f"{entry[name]:.3g}" for name in columns]
         label = f"{entry['data'].replace('_', ' ')} ({entry['rows']:,}, {entry['d']})"
+        if entry["variant"] != "default":
+            label = f"- {entry['variant']}"
         table.append(f"| {label} | " + " | ".join(cells) + " |")
+    return table
+
+
+def pipeline() -> list[str]:
+    entries = read("pipeline.jsonl")
+    stages = ("mixture", "labels", "training", "density", "total")
+    table = ["| rows | pairs | width | " + " | ".join(f"{s}, s" for s in stages) + " | peak, MiB |"]
+    table.append("|---" * (len(stages) + 4) + "|")
+    for entry in entries:
+        if entry["kind"] == "pipeline":
+            cells = [f"{entry[name]:,}" for name in ("rows", "pairs", "width")]
+            cells += [f"{entry[stage]:.1f}" for stage in stages] + [f"{entry['peak_mib']:.0f}"]
+            table.append("| " + " | ".join(cells) + " |")
+        elif entry["kind"] == "growth":
+            cells = [f"{entry[name]:+.2f}" for name in (*stages, "peak_mib")]
+            table.append(f"| growth over {entry['over']} | | | " + " | ".join(cells) + " |")
     return table
 
 
@@ -102,3 +120,4 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())
+    write(ROOT / "benchmarks/README.md", "pipeline", pipeline())

@@ -59,10 +59,10 @@ class _Network(nn.Module):
 
 def _bfloat16_product(a: Array, b: Array, *arguments: Any, **_: Any) -> Array:
     """Return the product of factors rounded to bfloat16, accumulated in the factors' own precision."""
-    rounded = (jax.lax.reduce_precision(x, 8, 7) for x in (a, b))  # exponent and mantissa bits
+    a, b = (jax.lax.reduce_precision(x, 8, 7) for x in (a, b))  # exponent and mantissa bits
     cpu = jax.default_backend() == "cpu"  # has no units for it: the same numbers
     precision = None if cpu else jax.lax.DotAlgorithmPreset.BF16_BF16_F32
-    return jax.lax.dot_general(*rounded, *arguments, precision=precision)
+    return jax.lax.dot_general(a, b, *arguments, precision=precision)
 
 
 @dataclass(frozen=True)

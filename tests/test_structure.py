@@ -16,7 +16,7 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "jet", "solvers", "frames", "metrics", "datasets", "plotting", "tables",
     "draws", "kernels", "selection", "mixtures", "fields", "flow", "pairs", "density", "generator",
-    "training", "refinement", "pipeline", "cli",
+    "training", "refinement", "pipeline", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
     "schedules",
@@ -110,12 +110,16 @@ def test_public_names_exist_and_are_documented():
             )
 
 
-def test_readme_code_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "page", ["README.md", pytest.param("docs/own_networks.md", marks=pytest.mark.slow)]
+)
+def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    readme = (ROOT.parent / "README.md").read_text()
+    readme = (ROOT.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert len(blocks) >= 2
     quick = {"10_000": "50", "100_000": "500", "50_000": "500", "epochs=60": "epochs=2"}
+    quick |= {"steps=2_000": "steps=100", "20_000": "500", "epochs=20": "epochs=2"}
     law = "kernel=mcs.Local(0.6, blocks=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
     quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, epochs=2)"}
     scope = {}
@@ -123,7 +127,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
         for long, short in quick.items():
             block = block.replace(long, short)
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            exec(compile(block, "README.md", "exec"), scope)
+            exec(compile(block, page, "exec"), scope)
 
 
 def test_nothing_names_this_workplace():
