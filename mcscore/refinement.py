@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array
 from tqdm import trange
 
-from mcscore.density import jacobian, log_normal
+from mcscore.density import effective_sample_size, jacobian, log_normal
 from mcscore.draws import draw
 from mcscore.generator import Generator
 from mcscore.jet import Blocks, stream
@@ -42,10 +42,13 @@ class Agreement(NamedTuple):
     Attributes:
         error: Mean absolute difference of the two log densities where certified, in nats.
         certified: Share of points where the generator's density is certified.
+        effective_sample_size: Of as many of the generator's samples, weighted to the law, as a share:
+            1 if the two laws are the same.
     """
 
     error: float
     certified: float
+    effective_sample_size: float
 
 
 class Refinement(NamedTuple):
@@ -57,12 +60,15 @@ class Refinement(NamedTuple):
 
 
 def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000) -> Agreement:
-    """Compare ``generator.log_prob`` with ``law.log_prob`` at ``points`` draws from the law."""
+    """Compare the generator's density with the law's at ``points`` draws from either."""
     x = law.frame.inverse(draw(key, law.blocks, points))
     found = generator.density(x)
     certified = np.asarray(found.certified)
     error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]
-    return Agreement(float(error.mean()) if len(error) else float("nan"), float(certified.mean()))
+    samples, log_q = generator.sample_and_log_prob(key, points)
+    size = effective_sample_size(law.log_prob(samples) - log_q)
+    mean = float(error.mean()) if len(error) else float("nan")
+    return Agreement(mean, float(certified.mean()), float(size) / points)
 
 
 def refine(

@@ -141,6 +141,7 @@ def test_refining_brings_the_density_closer_and_keeps_the_map(rough, key):
     optimizer = default_optimizer(600, 0.01)
     refined, report = mcs.refine(key, generator, law, pairs, steps=600, optimizer=optimizer)
     assert report.kept and report.after.error < 0.7 * report.before.error
+    assert 0.5 < report.before.effective_sample_size < report.after.effective_sample_size <= 1
     mass = lambda gen: np.mean(np.asarray(gen(pairs.z))[:, 0] < 0)  # noqa: E731
     assert mass(refined) == pytest.approx(np.mean(np.asarray(pairs.x)[:, 0] < 0), abs=0.02)
 
