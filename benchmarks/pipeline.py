@@ -41,7 +41,7 @@ def one(rows: int, pairs: int, width: int, quick: bool) -> dict:
     x = x.astype(np.float32)
     jax.block_until_ready(jax.numpy.ones(3) + 1)
     before = peak()
-    options = dict(kernel=mcs.Local(0.7, 2), epochs=1) if quick else {}
+    options = dict(kernel=mcs.Local(0.7, 2), epochs=1, refine=0) if quick else {}
     network = mcs.MLP(width=width)
     made = mcs.fit_stages(jax.random.key(0), x, pairs=pairs, network=network, **options)
     return dict(made.seconds, total=sum(made.seconds.values()), peak_mib=peak() - before)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--epochs", type=int, help="passes over them, at most (default: 8000 steps of 256)"
     )
     fit.add_argument(
-        "--refine", default=0, type=int, help="steps that bring the density closer (default: 0)"
+        "--refine", type=int, help="steps that bring the density closer (default: 1000, if d <= 12)"
     )
     fit.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
     fit.set_defaults(run=_fit)

@@ -66,7 +66,7 @@ def fit_stages(
     labelling: Mapping[str, Any] | None = None,
     network: MLP = MLP(),
     encoder: bool = True,
-    refine: int = 0,
+    refine: int | None = None,
     progress: bool = False,
     **training: Any,
 ) -> Fit:
@@ -83,7 +83,8 @@ def fit_stages(
         labelling: Further options of ``generate_pairs``.
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
-        refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``).
+        refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
+            by default 1,000 with an encoder and at most 12 columns, beyond which they cost minutes.
         progress: Show progress bars.
         **training: Further options of ``train``.
 
@@ -102,14 +103,16 @@ def fit_stages(
         train_key, made, network=network, encoder=encoder, progress=progress, **training
     )
     seconds["training"], start = time.perf_counter() - start, time.perf_counter()
-    refined = None
+    refined, dense = None, encoder and float(law.width) > 0
+    if refine is None:
+        refine = 1000 if dense and law.dimension <= 12 else 0
     if refine:
         generator, refined = refine_density(
             jax.random.fold_in(train_key, 1), generator, law, made, steps=refine, progress=progress
         )
         seconds["refining"], start = time.perf_counter() - start, time.perf_counter()
     agrees = None
-    if encoder and law.width > 0:
+    if dense:
         agrees = agreement(jax.random.fold_in(pair_key, 1), generator, law)
         seconds["density"] = time.perf_counter() - start
     about: dict[str, Any] = dict(kernel=law.report.kernel, frame=law.report.frame)

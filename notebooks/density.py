@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
-options = dict(pairs=500, epochs=2) if QUICK else dict(pairs=40_000)
+options = dict(pairs=500, epochs=2, refine=0) if QUICK else dict(pairs=40_000)
 key = jax.random.key(0)
 
 # %% [markdown]

@@ -17,6 +17,7 @@ QUICK = dict(
     pairs=300,
     network=mcs.MLP(width=16, depth=1),
     epochs=2,
+    refine=0,
 )
 GOOD = np.random.default_rng(0).standard_normal((50, 3))
 
@@ -29,6 +30,15 @@ def test_anything_numpy_can_view(view, key):
     assert set(made.seconds) == {"mixture", "labels", "training", "density"}
     assert made.agreement.error < 1 and made.agreement.certified > 0.9
     assert json.loads(made.generator.settings)["rows"] == 50
+
+
+def test_fit_refines_where_a_density_is_wanted(key):
+    quick = QUICK | {"refine": 100}
+    made = mcs.fit_stages(key, GOOD, **quick)
+    assert "refining" in made.seconds and made.refinement.before.certified > 0.9
+    assert 0 < made.agreement.effective_sample_size <= 1
+    no_density = mcs.fit_stages(key, GOOD, **(quick | {"refine": None, "encoder": False}))
+    assert no_density.refinement is None
 
 
 def test_memory_map(tmp_path, key):
@@ -84,7 +94,7 @@ def test_dependent_columns_are_warned_about(key):
 
 def test_generated_samples_follow_the_law(key):
     x = np.asarray(mcs.datasets.moons(key, 3000)) * [3, 40] + [100, 7]
-    made = mcs.fit_stages(key, x.astype(np.float32), pairs=20_000, epochs=30)
+    made = mcs.fit_stages(key, x.astype(np.float32), pairs=20_000, epochs=30, refine=0)
     labels = made.mixture.frame.inverse(made.pairs.x)
     samples = made.generator.sample(key, 3000)
     np.testing.assert_allclose(np.asarray(samples).std(0), np.asarray(labels).std(0), rtol=0.03)
