@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,20 @@ from typing import Any
 
 import jax
 import numpy as np
+
+
+def parser(doc: str, **extra: dict[str, Any]) -> argparse.ArgumentParser:
+    """Return the parser all benchmarks share, ``extra`` options added by name."""
+    shared = argparse.ArgumentParser(description=doc.splitlines()[0])
+    shared.add_argument("--out", type=Path, help="file of JSON lines to write")
+    shared.add_argument("--quick", action="store_true", help="to see that it runs")
+    for name, settings in extra.items():
+        shared.add_argument(f"--{name}", **settings)
+    return shared
+
+
+FOLDER = dict(type=Path, help="folder of .npz files with arrays 'train' and 'test'")
+NAMES = dict(nargs="+", help="names of the tables to run")
 
 
 def measure(

@@ -13,14 +13,13 @@ array ``train``.
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from clock import Results, measure
+from clock import FOLDER, NAMES, Results, measure, parser
 
 import mcscore as mcs
 
@@ -98,12 +97,7 @@ def judge(gen, made) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", help="names of the problems to run")
-    options = parser.parse_args()
+    options = parser(__doc__, data=FOLDER, only=NAMES).parse_args()
     results = Results(options.out, __doc__.splitlines()[0])
     key = jax.random.key(1)
     for name, x in problems(options.data, options.quick):

@@ -13,7 +13,6 @@ multiplied. And what it would cost to skip the first part of the clock as if the
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clock import Results, measure
+from clock import Results, measure, parser
 
 import mcscore as mcs
 from mcscore.fields import velocity
@@ -180,11 +179,9 @@ def paper_seconds(rows, z, steps, timed):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="an .npz file with an array 'train'")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    options = parser(
+        __doc__, data=dict(type=Path, help="an .npz file with an array 'train'")
+    ).parse_args()
     results = Results(options.out, __doc__.splitlines()[0])
     for problem, law in problems(options.data, options.quick):
         z = jax.random.normal(jax.random.key(3), (20 if options.quick else 1000, law.dimension))

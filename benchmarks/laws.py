@@ -10,14 +10,13 @@ rows (0.5: no copying), both means over five draws; seconds.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clock import Results
+from clock import FOLDER, NAMES, Results, parser
 
 import mcscore as mcs
 
@@ -90,12 +89,7 @@ def flow(kind: str, quick: bool):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", help="names of the tables to run")
-    options = parser.parse_args()
+    options = parser(__doc__, data=FOLDER, only=NAMES).parse_args()
     widths = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     rivals = {
         "Auto": lambda train: kernel_law(train, mcs.Auto()),

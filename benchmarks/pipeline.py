@@ -15,9 +15,9 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
+from clock import Results, parser
 
 DEFAULT = dict(rows=20_000, pairs=50_000, width=96)
 SWEEPS = dict(rows=(2_000, 20_000, 200_000), pairs=(12_500, 50_000, 100_000), width=(48, 96, 192))
@@ -61,16 +61,10 @@ def score_memory(rows: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser(__doc__, one=dict(help=argparse.SUPPRESS)).parse_args()
     if options.one:
         print(json.dumps(one(**json.loads(options.one), quick=options.quick)))
         return
-    from clock import Results
-
     results = Results(options.out, __doc__.splitlines()[0])
     sweeps = {"rows": (200,)} if options.quick else SWEEPS
     for name, values in sweeps.items():

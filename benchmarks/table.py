@@ -120,4 +120,5 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())
-    write(ROOT / "benchmarks/README.md", "pipeline", pipeline())
+    if (RESULTS / "pipeline.jsonl").exists():
+        write(ROOT / "benchmarks/README.md", "pipeline", pipeline())

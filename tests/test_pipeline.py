@@ -107,17 +107,13 @@ def test_generated_samples_follow_the_law(key):
 def test_command_line(tmp_path, capsys):
     csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
     pd.DataFrame(GOOD, columns=["a", "b", "c"]).to_csv(csv, index=False)
-    assert main(["fit", str(csv), "--out", str(model), "--pairs", "200", "--epochs", "1"]) == 0
+    quick = ["--out", str(model), "--pairs", "200", "--epochs", "1", "--refine"]
+    assert main(["fit", str(csv), *quick, "100"]) == 0
     assert main(["sample", str(model), "-n", "7", "--out", str(out)]) == 0
     samples = pd.read_csv(out)
     assert list(samples.columns) == ["a", "b", "c"] and samples.shape == (7, 3)
     np.savez(tmp_path / "x.npz", train=GOOD, test=GOOD)
-    assert (
-        main(
-            ["fit", str(tmp_path / "x.npz"), "--out", str(model), "--pairs", "200", "--epochs", "1"]
-        )
-        == 0
-    )
+    assert main(["fit", str(tmp_path / "x.npz"), *quick, "0"]) == 0
     assert main(["sample", str(model), "--out", str(tmp_path / "s.npy"), "-n", "3"]) == 0
     assert np.load(tmp_path / "s.npy").shape == (3, 3)
 
