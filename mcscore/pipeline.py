@@ -47,7 +47,8 @@ def fit(key: Array, x: Any, **options: Any) -> Generator:
     Takes the options of ``fit_stages`` and raises its errors.
 
     >>> x = jax.random.normal(jax.random.key(0), (300, 2)) * 5 + 100
-    >>> gen = fit(jax.random.key(1), x, pairs=500, network=MLP(width=16, depth=1), epochs=3)
+    >>> network = MLP(width=16, depth=1)
+    >>> gen = fit(jax.random.key(1), x, pairs=500, network=network, epochs=3, refine=100)
     >>> gen.sample(jax.random.key(2), 10).shape
     (10, 2)
     """
