@@ -48,7 +48,7 @@ def fit(key: Array, x: Any, **options: Any) -> Generator:
 
     >>> x = jax.random.normal(jax.random.key(0), (300, 2)) * 5 + 100
     >>> network = MLP(width=16, depth=1)
-    >>> gen = fit(jax.random.key(1), x, pairs=500, network=network, epochs=3, refine=100)
+    >>> gen = fit(jax.random.key(1), x, pairs=500, network=network, epochs=3, encoder=False)
     >>> gen.sample(jax.random.key(2), 10).shape
     (10, 2)
     """
