@@ -91,22 +91,6 @@ def generator() -> list[str]:
     return table
 
 
-def pipeline() -> list[str]:
-    entries = read("pipeline.jsonl")
-    stages = ("mixture", "labels", "training", "density", "total")
-    table = ["| rows | pairs | width | " + " | ".join(f"{s}, s" for s in stages) + " | peak, MiB |"]
-    table.append("|---" * (len(stages) + 4) + "|")
-    for entry in entries:
-        if entry["kind"] == "pipeline":
-            cells = [f"{entry[name]:,}" for name in ("rows", "pairs", "width")]
-            cells += [f"{entry[stage]:.1f}" for stage in stages] + [f"{entry['peak_mib']:.0f}"]
-            table.append("| " + " | ".join(cells) + " |")
-        elif entry["kind"] == "growth":
-            cells = [f"{entry[name]:+.2f}" for name in (*stages, "peak_mib")]
-            table.append(f"| growth over {entry['over']} | | | " + " | ".join(cells) + " |")
-    return table
-
-
 def write(path: Path, mark: str, table: list[str]) -> None:
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     text = path.read_text()
@@ -120,5 +104,3 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())
-    if (RESULTS / "pipeline.jsonl").exists():
-        write(ROOT / "benchmarks/README.md", "pipeline", pipeline())

@@ -206,7 +206,7 @@ class GaussianizedFrame(Frame):
             moved = u
             if known.any():
                 at = ndtri(level[known])
-                moved = u + np.interp(u, at, u[known] - at)
+                moved = _with_tails(u + np.interp(u, at, u[known] - at))
             scores[j], slopes[j] = (
                 _pad(moved, len(old)),
                 _pad(_slopes(knots[:count], moved), len(old)),
@@ -326,6 +326,12 @@ class Gaussianize:
         )
 
 
+def _with_tails(scores: np.ndarray) -> np.ndarray:
+    """Return increasing ``scores`` with ends of at least a half on either side, as the tails need."""
+    ends = min(scores[0], -0.5), max(scores[-1], 0.5)
+    return np.concatenate([ends[:1], scores[1:-1], ends[1:]])
+
+
 def _pad(a: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([a, np.repeat(a[-1:], length - len(a))])
 
@@ -363,8 +369,7 @@ def _fit_spline(
     if len(knots) < 2:
         knots = np.array([values[0], values[-1]])
         scores = np.array([-edge, edge])
-    scores = np.where(np.abs(scores) < 1e-9, 0, scores)
-    scores[0], scores[-1] = min(scores[0], -0.5), max(scores[-1], 0.5)
+    scores = _with_tails(np.where(np.abs(scores) < 1e-9, 0, scores))
     return knots, scores, _slopes(knots, scores)
 
 

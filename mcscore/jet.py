@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.custom_batching
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 QUERY_TILE: int | None = None  # set before anything is compiled, overrides ``query_tile``
 
@@ -195,8 +195,8 @@ def block_jet(
 
 def stream(
     x_t: Float[Array, "b d"],
-    alpha: Array,
-    variance: Array,
+    alpha: ArrayLike,
+    variance: ArrayLike,
     blocks: Blocks,
     *,
     coefficients: Coefficients = score_reading,

@@ -194,7 +194,7 @@ def clusterings(
     except ImportError as error:
         raise ImportError("clustering needs scikit-learn: pip install mcscore[data]") from error
 
-    # EM's matrices are small: one thread for each clustering is eight times faster than all for one.
+    # EM's matrices are small: one thread for each clustering is faster than all for one.
     with (
         warnings.catch_warnings(),  # the mixture only proposes clusters: EM need not converge
         threadpool_limits(1),

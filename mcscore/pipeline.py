@@ -113,7 +113,9 @@ def fit_stages(
         )
         seconds["refining"], start = time.perf_counter() - start, time.perf_counter()
     agrees = None
-    if dense:
+    if refined is not None:
+        agrees = refined.after if refined.kept else refined.before
+    elif dense:
         agrees = agreement(jax.random.fold_in(pair_key, 1), generator, law)
         seconds["density"] = time.perf_counter() - start
     about: dict[str, Any] = dict(kernel=law.report.kernel, frame=law.report.frame)

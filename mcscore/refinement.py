@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from mcscore.generator import Generator
 from mcscore.jet import Blocks, stream
 from mcscore.mixtures import Mixture
 from mcscore.pairs import Pairs
-from mcscore.training import default_optimizer
+from mcscore.training import begin, default_optimizer, descend
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
@@ -122,10 +122,8 @@ def refine(
 
     rounds = -(-steps // TOGETHER)
     optimizer = optimizer or default_optimizer(rounds * TOGETHER, 5e-3)
-    params, average = generator.params, optax.ema(DECAY)
-    state = (params, optimizer.init(params), average.init(params))
+    state, averaged = begin(generator.params, optimizer, DECAY), generator.params
     batch = min(batch_size, len(pairs.z))
-    averaged = params
     for k in trange(rounds, desc="refining", disable=not progress, leave=False):
         state, averaged = _steps(
             state, jax.random.fold_in(key, k), tuple(pairs), mixture.blocks, generator.network,
@@ -133,7 +131,8 @@ def refine(
         )  # fmt: skip
     refined = replace(generator, params=averaged)
     after = agreement(check_key, refined, mixture, 2000)
-    kept = after.error < before.error and after.certified >= before.certified - 0.002
+    errors = np.nan_to_num([before.error, after.error], nan=np.inf)  # NaN: no point is certified
+    kept = bool(errors[1] < errors[0] and after.certified >= before.certified - 0.002)
     return (refined if kept else generator), Refinement(before, after, kept)
 
 
@@ -141,7 +140,6 @@ def refine(
 def _steps(state, key, pairs, blocks, network, optimizer, batch):
     """Return the state after ``TOGETHER`` steps, and the averaged weights."""
     z, x = pairs
-    average = optax.ema(DECAY)
 
     def loss(params, noise_key, index):
         noise = jax.random.normal(noise_key, (batch, z.shape[1]), z.dtype)
@@ -153,36 +151,26 @@ def _steps(state, key, pairs, blocks, network, optimizer, batch):
         return jnp.mean(optax.huber_loss(difference, delta=HUBER)) + SQUARES * squares
 
     def step(carry, step_key):
-        params, optimizer_state, average_state = carry[0]
+        state, _ = carry
         noise_key, pair_key = jax.random.split(step_key)
         index = jax.random.randint(pair_key, (batch,), 0, len(z))
-        gradient = jax.grad(loss)(params, noise_key, index)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            params = optax.apply_updates(params, updates)
-            averaged, average_state = average.update(params, average_state)
-        return ((params, optimizer_state, average_state), averaged), None
+        gradient = jax.grad(loss)(state.params, noise_key, index)
+        return descend(state, gradient, optimizer, DECAY), None
 
-    return jax.lax.scan(step, (state, state[0]), jax.random.split(key, TOGETHER))[0]
+    return jax.lax.scan(step, (state, state.params), jax.random.split(key, TOGETHER))[0]
 
 
 @jax.custom_vjp
 def _log_density(y: Array, blocks: Blocks) -> Array:
-    return _log_density_and_score(y, blocks)[0]
+    """Return ``log p(y)``, whose gradient is the score that the same pass over the rows gives."""
+    return stream(y, 1.0, 0.0, blocks).log_p
 
 
-def _log_density_and_score(y: Array, blocks: Blocks) -> Any:
-    one = jnp.ones((), y.dtype)
-    jet = stream(y, one, jnp.zeros_like(one), blocks)
+def _log_density_and_score(y: Array, blocks: Blocks) -> tuple[Array, Array]:
+    jet = stream(y, 1.0, 0.0, blocks)
     return jet.log_p, jet.field
 
 
-def _forward(y, blocks):
-    return _log_density_and_score(y, blocks)
-
-
-def _backward(score, cotangent):
-    return cotangent[:, None] * score, None  # the pass that gives the density has its gradient
-
-
-_log_density.defvjp(_forward, _backward)
+_log_density.defvjp(
+    _log_density_and_score, lambda score, cotangent: (cotangent[:, None] * score, None)
+)

@@ -129,8 +129,7 @@ class _Split:
 
 @jax.jit
 def _log_density(x: jax.Array, blocks: Blocks) -> jax.Array:
-    one = jnp.ones((), x.dtype)
-    return stream(x, one, jnp.zeros_like(one), blocks).log_p
+    return stream(x, 1.0, 0.0, blocks).log_p
 
 
 def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:

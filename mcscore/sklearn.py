@@ -14,7 +14,6 @@ from mcscore.frames import Affine, Gaussianize
 from mcscore.kernels import Local
 from mcscore.mixtures import mixture
 from mcscore.selection import Auto
-from mcscore.tables import as_weights
 
 FRAMES = {"affine": Affine(whiten=True), "gaussianize": Gaussianize()}
 
@@ -24,7 +23,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
 
     Args:
         bandwidth: Share of each cluster's spread that is kernel, in (0, 1]; None chooses it by held-out
-            likelihood, with frame and clusters (``mcscore.Auto``), which takes a minute at most.
+            likelihood, with frame and clusters (``mcscore.Auto``).
         blocks: Clusters, where a bandwidth is given.
         partitions: Independent clusterings whose laws are averaged, where a bandwidth is given.
         frame: ``"affine"`` or ``"gaussianize"``, where a bandwidth is given.
@@ -70,11 +69,6 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         else:
             kernel = Local(self.bandwidth, self.blocks, self.partitions, seed=seed)
             frame = FRAMES[self.frame]
-        if sample_weight is not None:
-            sample_weight = np.asarray(sample_weight, np.float64)
-            if not sample_weight.any():
-                raise ValueError("sample_weight: expected at least one non-zero number")
-            sample_weight = as_weights(sample_weight, len(X))
         self.mixture_ = mixture(X, kernel=kernel, frame=frame, weights=sample_weight)
         return self
 

@@ -48,7 +48,7 @@ def as_weights(weights: Any, n: int) -> np.ndarray:
     if weights.shape != (n,):
         raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ValueError("weights: expected finite, non-negative numbers with a positive sum")
+        raise ValueError("weights: expected finite, non-negative numbers, not all zero")
     return weights / weights.sum()
 
 

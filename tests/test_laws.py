@@ -291,6 +291,19 @@ def test_calibrated_law_integrates_to_one():
     assert mass == pytest.approx(1, abs=2e-3)  # the power law's tails reach beyond the grid
 
 
+@pytest.mark.parametrize("kernel", [mcs.Isotropic(0.5), mcs.Dirac()], ids=["isotropic", "dirac"])
+def test_atoms_survive_calibration(kernel, key):
+    rng = np.random.default_rng(0)
+    atom = np.where(rng.random(3000) < 0.8, 0.0, rng.exponential(size=3000))  # most rows at one end
+    x = np.stack([atom, rng.integers(0, 3, 3000), rng.normal(size=3000)], 1)
+    law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize(dequantize=False))
+    assert (np.asarray(law.frame.scores)[:, 0] <= -0.5).all()
+    assert (np.asarray(law.frame.scores)[:, -1] >= 0.5).all()
+    y = law.frame.forward(jnp.asarray(x))
+    assert np.isfinite(np.asarray(y)).all() and np.isfinite(np.asarray(law.sample(key, 1000))).all()
+    np.testing.assert_allclose(law.frame.inverse(y), x, atol=1e-8 if X64 else 2e-3)
+
+
 def test_few_rows_are_not_calibrated():
     x = skewed(1000)
     law = mcs.mixture(x, kernel=mcs.Isotropic(0.6), frame=mcs.Gaussianize())
