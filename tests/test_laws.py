@@ -10,7 +10,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.frames import dequantized
-from mcscore.kernels import _equal_share, block_size, clustered_blocks
+from mcscore.kernels import _equal_share, block_size, clustered_blocks, clusterings
 from mcscore.mixtures import draw
 from tests import reference
 from tests.conftest import X64
@@ -146,6 +146,32 @@ def test_every_clusters_covariance_is_kept():
         np.testing.assert_allclose(
             np.cov(rows.T, bias=True) + kernel, np.cov(x[side].T, bias=True), atol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "fewer" not in name])
+def test_draws_have_the_law_s_covariance(name, key):
+    law = LAWS[name]
+    points, weights, covariances = components(law)
+    centred = points - weights @ points
+    expected = (weights * centred.T) @ centred + np.einsum("n,nij->ij", weights, covariances)
+    found = np.cov(np.asarray(law.sample(key, 100_000), np.float64).T)
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    block = np.asarray(mcs.mixtures.draw(key, jax.tree.map(lambda a: a[:1], law.blocks), 50_000))
+    inside = np.s_[: law.blocks.rows.shape[1]]  # one block alone: its own basis decides
+    share = np.exp(np.asarray(law.blocks.log_weights[0], np.float64))
+    rows = np.asarray(law.points()[0], np.float64)[inside][share > 0]
+    share = share[share > 0] / share.sum()
+    centred = rows - share @ rows
+    expected = (share * centred.T) @ centred + covariances[0]
+    np.testing.assert_allclose(np.cov(block.T), expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_partitions_differ():
+    x = RNG.standard_normal((300, 2))
+    first, second = (assign(x) for assign in clusterings(x, 5, [0, 1]))
+    again = clusterings(x, 5, [0])[0](x)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
 
 
 def test_limits_of_the_bandwidth():
@@ -289,6 +315,13 @@ def test_calibrated_law_integrates_to_one():
     grid = np.linspace(-20, 20, 400_001)[:, None]
     mass = np.exp(np.asarray(law.log_prob(grid), np.float64)).sum() * 1e-4
     assert mass == pytest.approx(1, abs=2e-3)  # the power law's tails reach beyond the grid
+
+
+def test_scores_keep_both_signs_however_far_the_law_is_off():
+    frame = mcs.Gaussianize().fit(skewed(2000))
+    off = frame.calibrated(lambda: np.random.default_rng(0).normal(5, 1, (20_000, 2)))
+    assert (off.scores[:, 0] <= -0.5).all() and (off.scores[:, -1] >= 0.5).all()
+    assert (np.diff(off.scores) >= 0).all() and (off.slopes > 0).all()
 
 
 @pytest.mark.parametrize("kernel", [mcs.Isotropic(0.5), mcs.Dirac()], ids=["isotropic", "dirac"])
