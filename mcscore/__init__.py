@@ -24,10 +24,11 @@ from mcscore.fields import (
 )
 from mcscore.flow import CanonicalClock, Flow, TimeClock, encode, solve_flow, trajectory, transport
 from mcscore.frames import Affine, Gaussianize, Identity
-from mcscore.generator import MLP, Generator, load
+from mcscore.generator import Generator, load
 from mcscore.jet import Jet, merge
 from mcscore.kernels import Dirac, Isotropic, Local, Whitened
 from mcscore.mixtures import Mixture, Report, mixture
+from mcscore.networks import MLP
 from mcscore.pairs import Normal, Pairs, Sobol, generate_pairs
 from mcscore.pipeline import Fit, fit, fit_stages
 from mcscore.refinement import Refinement, refine

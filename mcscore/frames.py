@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcscore.splines import fit_spline, pad, slopes_at, spline, spline_inverse, with_tails
+
 
 def _like(parameter: Any, x: Any) -> Any:
     """Return ``parameter`` as an array of ``x``'s library and precision."""
@@ -183,7 +185,7 @@ class GaussianizedFrame(Frame):
 
     def inverse(self, y: Any) -> Any:
         """Return the values whose whitened scores are ``y``."""
-        return _columns(_spline_inverse, self.affine.inverse(y), self)
+        return _columns(spline_inverse, self.affine.inverse(y), self)
 
     def calibrated(self, draw: Callable[[], np.ndarray]) -> GaussianizedFrame:
         """Return the frame whose scores at the knots are quantiles of the law, not of a normal.
@@ -206,10 +208,10 @@ class GaussianizedFrame(Frame):
             moved = u
             if known.any():
                 at = ndtri(level[known])
-                moved = _with_tails(u + np.interp(u, at, u[known] - at))
+                moved = with_tails(u + np.interp(u, at, u[known] - at))
             scores[j], slopes[j] = (
-                _pad(moved, len(old)),
-                _pad(_slopes(knots[:count], moved), len(old)),
+                pad(moved, len(old)),
+                pad(slopes_at(knots[:count], moved), len(old)),
             )
         return replace(self, scores=scores, slopes=slopes)
 
@@ -220,7 +222,7 @@ class GaussianizedFrame(Frame):
         return super().restore(jnp.clip(x, least[None], most[None]))
 
     def _scores(self, x: Any) -> tuple[Any, Any]:
-        return _columns(_spline, x, self)
+        return _columns(spline, x, self)
 
 
 def _columns(function: Any, x: Any, frame: GaussianizedFrame) -> Any:
@@ -232,57 +234,6 @@ def _columns(function: Any, x: Any, frame: GaussianizedFrame) -> Any:
     if isinstance(out[0], tuple):
         return tuple(np.stack(part, 1) for part in zip(*out, strict=True))
     return np.stack(out, 1)
-
-
-TAIL = 3.0  # a: the exponent of the power-law tails is about a / u^2 at score u
-
-
-def _interval(library: Any, value: Any, grid: Any, *tables: Any) -> tuple[Any, ...]:
-    """Return the lower and upper neighbours of ``value`` in ``grid``, and those of each table."""
-    upper = library.clip(library.searchsorted(grid, value, side="right"), 1, len(grid) - 1)
-    return tuple(table[index] for table in (grid, *tables) for index in (upper - 1, upper))
-
-
-def _spline(library: Any, x: Any, knots: Any, scores: Any, slopes: Any) -> tuple[Any, Any]:
-    """Return ``f(x)`` and ``log f'(x)``."""
-    inside = library.clip(x, knots[0], knots[-1])
-    x0, x1, u0, u1, d0, d1 = _interval(library, inside, knots, scores, slopes)
-    width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
-    s = library.where(x1 > x0, rise / width, d0)
-    xi = (inside - x0) / width
-    below = s + (d0 + d1 - 2 * s) * xi * (1 - xi)
-    u = u0 + rise * (s * xi**2 + d0 * xi * (1 - xi)) / below
-    slope = s**2 * (d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2) / below**2
-    for sign, end in ((1, -1), (-1, 0)):
-        u1, d1 = sign * scores[end], slopes[end]
-        c = TAIL / (u1 * d1)
-        out = library.maximum(sign * (x - knots[end]), 0)
-        far = library.sqrt(u1**2 + 2 * TAIL * library.log1p(out / c))
-        beyond = out > 0
-        u = library.where(beyond, sign * far, u)
-        slope = library.where(beyond, TAIL / (far * (c + out)), slope)
-    return u, library.log(slope)
-
-
-def _spline_inverse(library: Any, u: Any, knots: Any, scores: Any, slopes: Any) -> Any:
-    """Return ``x`` with ``f(x) = u``: the stable root of a quadratic, or the tail's exponential."""
-    inside = library.clip(u, scores[0], scores[-1])
-    u0, u1, x0, x1, d0, d1 = _interval(library, inside, scores, knots, slopes)
-    width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
-    s = library.where(x1 > x0, rise / width, d0)
-    gap = inside - u0
-    bend = gap * (d0 + d1 - 2 * s)
-    a, b, c = rise * (s - d0) + bend, rise * d0 - bend, -s * gap
-    discriminant = library.sqrt(library.maximum(b**2 - 4 * a * c, 0))
-    below = b + discriminant
-    x = x0 + width * library.clip(-2 * c / library.where(below > 0, below, 1), 0, 1)
-    for sign, end in ((1, -1), (-1, 0)):
-        u1, d1 = sign * scores[end], slopes[end]
-        c = TAIL / (u1 * d1)
-        far = library.maximum(sign * u, u1)
-        out = c * library.expm1((far**2 - u1**2) / (2 * TAIL))
-        x = library.where(far > u1, knots[end] + sign * out, x)
-    return x
 
 
 @dataclass(frozen=True)
@@ -308,11 +259,10 @@ class Gaussianize:
         share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
         size = 1 / np.sum(share**2)
         count = self.knots or int(np.clip(1.5 * size**0.35, 6, 80))
-        splines = [_fit_spline(column, share, count, size) for column in x.T]
+        splines = [fit_spline(column, share, count, size) for column in x.T]
         longest = max(len(knots) for knots, *_ in splines)
         tables = (
-            np.stack([_pad(part, longest) for part in parts])
-            for parts in zip(*splines, strict=True)
+            np.stack([pad(part, longest) for part in parts]) for parts in zip(*splines, strict=True)
         )
         knots, scores, slopes = tables
         least, most, d = x.min(0), x.max(0), x.shape[1]
@@ -324,53 +274,6 @@ class Gaussianize:
         return replace(
             plain, shift=affine.shift, matrix=affine.matrix, inverse_matrix=affine.inverse_matrix
         )
-
-
-def _with_tails(scores: np.ndarray) -> np.ndarray:
-    """Return increasing ``scores`` with ends of at least a half on either side, as the tails need."""
-    ends = min(scores[0], -0.5), max(scores[-1], 0.5)
-    return np.concatenate([ends[:1], scores[1:-1], ends[1:]])
-
-
-def _pad(a: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([a, np.repeat(a[-1:], length - len(a))])
-
-
-def _slopes(knots: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return slopes of the parabola through three knots, exact for smooth maps, within monotone range."""
-    s, w = np.diff(scores) / np.diff(knots), np.diff(knots)
-    if len(s) == 1:
-        return np.repeat(s, 2)
-    inner = (w[1:] * s[:-1] + w[:-1] * s[1:]) / (w[1:] + w[:-1])
-    inner = np.clip(inner, np.minimum(s[:-1], s[1:]), np.maximum(s[:-1], s[1:]))
-    return np.concatenate([[s[0]], inner, [s[-1]]])
-
-
-def _fit_spline(
-    x: np.ndarray, share: np.ndarray, count: int, size: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return knots at quantiles, their normal scores, and slopes that keep the spline monotone."""
-    from scipy.special import ndtr, ndtri
-
-    values, inverse = np.unique(x, return_inverse=True)
-    mass = np.bincount(inverse, share)
-    middle = np.cumsum(mass) - mass / 2  # mid-distribution function: ties share one level
-    edge = ndtri(1 - min(0.1, 4 / size))  # about four rows lie beyond the last knot
-    scores = np.linspace(-edge, edge, count)
-    knots = np.interp(ndtr(scores), middle, values)
-    # A knot needs room: slopes are densities, and no density may be read off a few coinciding rows.
-    low, high = np.interp([0.1, 0.9], middle, values)
-    room = 2e-3 * (high - low) if high > low else 1e-3 * (values[-1] - values[0])
-    keep = [0]
-    for k in range(1, count):
-        if knots[k] - knots[keep[-1]] >= room:
-            keep.append(k)
-    knots, scores = knots[keep], scores[keep]
-    if len(knots) < 2:
-        knots = np.array([values[0], values[-1]])
-        scores = np.array([-edge, edge])
-    scores = _with_tails(np.where(np.abs(scores) < 1e-9, 0, scores))
-    return knots, scores, _slopes(knots, scores)
 
 
 class Dequantized(NamedTuple):

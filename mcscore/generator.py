@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,95 +28,12 @@ from safetensors.numpy import save_file
 
 from mcscore import frames
 from mcscore.density import Density, pull_back, push_forward
+from mcscore.networks import MLP
 
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
-
-
-class _Network(nn.Module):
-    """``d -> width -> ... -> width -> d``."""
-
-    width: int
-    depth: int
-    activation: str
-    residual: bool
-    products: str
-
-    @nn.compact
-    def __call__(self, z: Array) -> Array:
-        hidden = z
-        product = _bfloat16_product if self.products == "bfloat16" else jax.lax.dot_general
-        for _ in range(self.depth):
-            hidden = nn.Dense(self.width, param_dtype=z.dtype, dot_general=product)(hidden)
-            hidden = getattr(nn, self.activation)(hidden)
-        start = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
-        out = nn.Dense(z.shape[-1], kernel_init=start, param_dtype=z.dtype)(hidden)
-        return z + out if self.residual else out
-
-
-def _bfloat16_product(a: Array, b: Array, *arguments: Any, **_: Any) -> Array:
-    """Return the product of factors rounded to bfloat16, accumulated in the factors' own precision."""
-    a, b = (jax.lax.reduce_precision(x, 8, 7) for x in (a, b))  # exponent and mantissa bits
-    cpu = jax.default_backend() == "cpu"  # has no units for it: the same numbers
-    precision = None if cpu else jax.lax.DotAlgorithmPreset.BF16_BF16_F32
-    return jax.lax.dot_general(a, b, *arguments, precision=precision)
-
-
-@dataclass(frozen=True)
-class MLP:
-    """A fully connected network ``z -> x``.
-
-    Args:
-        width: Neurons per hidden layer.
-        depth: Hidden layers.
-        activation: Name of a function of ``flax.linen`` (``"silu"``, ``"tanh"``, ``"gelu"``, ...).
-        residual: Learn ``x - z`` instead of ``x``.
-        products: ``"float32"`` (the parameters' own precision), or ``"bfloat16"`` for factors rounded
-            to 8 bits in the hidden layers: faster where a GPU or TPU has units for it. What it costs
-            is in ``benchmarks/README.md``; for densities keep float32.
-
-    >>> MLP.paper(width=256)
-    MLP(width=256, depth=2, activation='tanh', residual=False, products='float32')
-    """
-
-    width: int = 96
-    depth: int = 6
-    activation: str = "silu"
-    residual: bool = True
-    products: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("width", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {self.activation!r}")
-        if self.products not in PRODUCTS:
-            raise ValueError(f"products: expected one of {PRODUCTS}, got {self.products!r}")
-
-    @classmethod
-    def paper(cls, width: int) -> MLP:
-        """Return the paper's d-W-W-d network with tanh (W = 256 for POWER ... 1400 for MINIBOONE)."""
-        return cls(width=width, depth=2, activation="tanh", residual=False)
-
-    def module(self) -> nn.Module:
-        """Return the Flax module."""
-        return _Network(self.width, self.depth, self.activation, self.residual, self.products)
-
-    def init(self, key: Array, d: int, dtype: Any = jnp.float32) -> Any:
-        """Return fresh parameters for ``d`` columns."""
-        return self.module().init(key, jnp.zeros((1, d), dtype))["params"]
-
-    def apply(self, params: Any, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
-        """Return the network's output."""
-        return self.module().apply({"params": params}, z)  # type: ignore[return-value]
-
-
-PRODUCTS = ("float32", "bfloat16")
-ACTIVATIONS = ("celu", "elu", "gelu", "relu", "selu", "silu", "softplus", "swish", "tanh")
 
 
 @partial(

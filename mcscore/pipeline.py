@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mcscore.generator import MLP, Generator
+from mcscore.generator import Generator
 from mcscore.kernels import Kernel
 from mcscore.mixtures import Mixture, mixture
+from mcscore.networks import MLP
 from mcscore.pairs import Pairs, generate_pairs
 from mcscore.refinement import Agreement, Refinement, agreement
 from mcscore.refinement import refine as refine_density

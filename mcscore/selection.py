@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcscore.clustering import FITTING_ROWS, clusterings
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import FITTING_ROWS, MOST_ROWS, Kernel, Local, clustered_blocks, clusterings
+from mcscore.kernels import MOST_ROWS, Kernel, Local, clustered_blocks
 from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -16,7 +16,8 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from mcscore.generator import MLP, Generator
+from mcscore.generator import Generator
+from mcscore.networks import MLP
 from mcscore.pairs import Pairs
 
 

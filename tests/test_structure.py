@@ -14,24 +14,17 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "jet", "solvers", "frames", "metrics", "datasets", "plotting", "tables",
-    "draws", "kernels", "selection", "mixtures", "fields", "flow", "pairs", "density", "generator",
-    "training", "refinement", "pipeline", "cli", "sklearn",
+    "schedules", "jet", "solvers", "splines", "frames", "metrics", "datasets", "plotting", "tables",
+    "clustering", "draws", "kernels", "selection", "mixtures", "fields", "flow", "pairs",
+    "density", "networks", "generator", "training", "refinement", "pipeline", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules",
-    "jet",
-    "solvers",
-    "frames",
-    "metrics",
-    "datasets",
-    "plotting",
-    "tables",
-    "density",
-}
+    "schedules", "jet", "solvers", "splines", "metrics", "datasets", "plotting", "tables",
+    "clustering", "density", "networks",
+}  # fmt: skip
 OWNERS = {
     "diffrax": {"solvers", "flow", "pairs"},
-    "flax": {"generator"},
+    "flax": {"networks", "generator"},
     "optax": {"training", "refinement"},
 }
 

@@ -1,0 +1,175 @@
+"""The Gaussianised frame: closed forms, calibration, tails, ties and outliers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mcscore as mcs
+from mcscore.frames import dequantized
+from tests.conftest import X64
+
+RNG = np.random.default_rng(0)
+
+
+COLUMNS = {
+    "normal": RNG.standard_normal(3000),
+    "lognormal": np.exp(RNG.standard_normal(3000)),
+    "cauchy": RNG.standard_cauchy(3000),
+    "uniform": RNG.random(3000),
+    "bimodal": np.where(RNG.random(3000) < 0.5, -5, 5) + RNG.standard_normal(3000),
+    "integers": RNG.integers(0, 4, 3000).astype(float),
+    "binary": (RNG.random(3000) < 0.03).astype(float),
+    "atom": np.where(RNG.random(3000) < 0.5, 0.0, RNG.standard_normal(3000)),
+    "tiny": 1e-6 * RNG.standard_normal(3000) + 1e-3,
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_gaussianized_columns(name):
+    x = np.stack([COLUMNS[name], RNG.standard_normal(3000)], 1)
+    frame = mcs.Gaussianize().fit(dequantized(x).x)
+    spread = x[:, 0].std() if name != "cauchy" else 3.0
+    far = np.concatenate([x, x.mean(0) + spread * np.array([[50, 0], [-50, 0]])]).astype(np.float64)
+    y = frame.forward(far)
+    assert np.isfinite(y).all() and np.abs(y).max() < 60
+    dtype = jnp.zeros(()).dtype
+    back = np.asarray(frame.inverse(frame.forward(jnp.asarray(far, dtype))))
+    np.testing.assert_allclose(
+        back, far, rtol=1e-6 if X64 else 2e-3, atol=(1e-8 if X64 else 2e-3) * spread
+    )
+    grid = jnp.asarray(np.linspace(x[:, 0].min() - spread, x[:, 0].max() + spread, 400), dtype)
+    rows = jnp.stack([grid, 0 * grid], 1)
+    score = lambda row: frame.forward(row[None])[0]  # noqa: E731
+    slopes = jnp.linalg.slogdet(jax.vmap(jax.jacfwd(score))(rows))
+    assert (slopes[0] > 0).all()  # strictly monotone
+    np.testing.assert_allclose(frame.log_det(rows), slopes[1], atol=1e-8 if X64 else 2e-2)
+
+
+def test_gaussianized_law_integrates_to_one():
+    x = np.exp(RNG.standard_normal((2000, 1)))
+    law = mcs.mixture(x, kernel=mcs.Whitened(0.3, preserve=True), frame=mcs.Gaussianize())
+    grid = jnp.concatenate([-jnp.geomspace(1e-6, 1e4, 4000)[::-1], jnp.geomspace(1e-6, 1e4, 8000)])
+    mass = jnp.trapezoid(
+        jnp.exp(law.log_prob(grid[:, None].astype(law.dtype))), grid.astype(law.dtype)
+    )
+    np.testing.assert_allclose(mass, 1, atol=5e-3)
+
+
+def skewed(n):
+    rng = np.random.default_rng(3)
+    return np.stack([np.exp(rng.normal(size=n)), rng.uniform(size=n) ** 2], 1)
+
+
+def test_calibrated_frame_gives_the_law_the_marginals_of_the_data(key):
+    x, kernel = skewed(4000), mcs.Isotropic(0.6)
+    calibrated = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize())
+    plain = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize().fit(x))  # given: left as it is
+    levels = np.linspace(0.02, 0.98, 30)
+    errors = []
+    for law in (plain, calibrated):
+        draws = np.asarray(law.sample(key, 50_000), np.float64)
+        at = [np.quantile(draws[:, j], levels) for j in range(2)]
+        found = [np.searchsorted(np.sort(x[:, j]), at[j]) / len(x) for j in range(2)]
+        errors.append(np.abs(np.array(found) - levels).max())
+    assert errors[1] < 0.02 < 0.04 < errors[0]
+    back = calibrated.frame.inverse(calibrated.frame.forward(jnp.asarray(x)))
+    np.testing.assert_allclose(back, x, rtol=1e-9 if X64 else 2e-3, atol=1e-9 if X64 else 1e-5)
+
+
+def test_calibrated_law_integrates_to_one():
+    law = mcs.mixture(skewed(2000)[:, 1:], kernel=mcs.Isotropic(0.5), frame=mcs.Gaussianize())
+    grid = np.linspace(-20, 20, 400_001)[:, None]
+    mass = np.exp(np.asarray(law.log_prob(grid), np.float64)).sum() * 1e-4
+    assert mass == pytest.approx(1, abs=2e-3)  # the power law's tails reach beyond the grid
+
+
+def test_scores_keep_both_signs_however_far_the_law_is_off():
+    frame = mcs.Gaussianize().fit(skewed(2000))
+    off = frame.calibrated(lambda: np.random.default_rng(0).normal(5, 1, (20_000, 2)))
+    assert (off.scores[:, 0] <= -0.5).all() and (off.scores[:, -1] >= 0.5).all()
+    assert (np.diff(off.scores) >= 0).all() and (off.slopes > 0).all()
+
+
+@pytest.mark.parametrize("kernel", [mcs.Isotropic(0.5), mcs.Dirac()], ids=["isotropic", "dirac"])
+def test_atoms_survive_calibration(kernel, key):
+    rng = np.random.default_rng(0)
+    atom = np.where(rng.random(3000) < 0.8, 0.0, rng.exponential(size=3000))  # most rows at one end
+    x = np.stack([atom, rng.integers(0, 3, 3000), rng.normal(size=3000)], 1)
+    law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize(dequantize=False))
+    assert (np.asarray(law.frame.scores)[:, 0] <= -0.5).all()
+    assert (np.asarray(law.frame.scores)[:, -1] >= 0.5).all()
+    y = law.frame.forward(jnp.asarray(x))
+    assert np.isfinite(np.asarray(y)).all() and np.isfinite(np.asarray(law.sample(key, 1000))).all()
+    np.testing.assert_allclose(law.frame.inverse(y), x, atol=1e-8 if X64 else 2e-3)
+
+
+def test_few_rows_are_not_calibrated():
+    x = skewed(1000)
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.6), frame=mcs.Gaussianize())
+    np.testing.assert_allclose(law.frame.scores, mcs.Gaussianize().fit(x).scores, rtol=1e-5)
+
+
+def test_draws_end_though_the_power_law_does_not(key):
+    x = np.random.default_rng(0).standard_cauchy((2000, 2))
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.3), frame=mcs.Gaussianize())
+    y = mcs.mixtures.draw(key, law.blocks, 200_000)
+    free = np.abs(law.frame.inverse(y))
+    drawn = np.asarray(law.sample(key, 200_000))
+    least, most = np.asarray(law.frame.limits, drawn.dtype)
+    assert (drawn >= least).all() and (drawn <= most).all()
+    assert np.abs(x).max() < np.abs(drawn).max() <= 2 * np.abs(x).max() < free.max()
+
+
+def test_ties_are_found_and_spread():
+    x = np.stack([RNG.integers(0, 5, 1000), RNG.standard_normal(1000)], 1).astype(float)
+    spread, tied, _ = dequantized(x)
+    assert list(tied) == [0] and tied[0] == 1
+    assert np.abs(spread[:, 0] - x[:, 0]).max() <= 0.5 and len(np.unique(spread[:, 0])) == 1000
+    np.testing.assert_array_equal(np.round(spread[:, 0]), x[:, 0])
+    np.testing.assert_array_equal(spread[:, 1], x[:, 1])
+
+
+def test_draws_go_back_to_ties(tmp_path, key):
+    n = 2000
+    table = np.stack([COLUMNS["integers"][:n], COLUMNS["atom"][:n], COLUMNS["normal"][:n]], 1)
+    law = mcs.mixture(table, kernel=mcs.Local(0.9, blocks=3), frame=mcs.Gaussianize())
+    draws = np.asarray(law.sample(key, 4000))
+    assert set(np.unique(draws[:, 0])) == {0.0, 1.0, 2.0, 3.0}
+    share = np.mean(table[:, 1] == 0)  # the kernel carries a little of an atom's mass off it
+    assert share - 0.1 < np.mean(draws[:, 1] == 0) < share + 0.03
+    assert len(np.unique(draws[:, 2])) > 3900
+    net = mcs.MLP(width=4, depth=1)
+    gen = mcs.Generator(net.init(key, 3, law.dtype), law.frame, net)
+    gen.save(tmp_path / "g.safetensors")
+    samples = gen.sample(key, 100)
+    assert set(np.unique(samples[:, 0])) <= {0.0, 1.0, 2.0, 3.0}
+    np.testing.assert_array_equal(mcs.load(tmp_path / "g.safetensors").sample(key, 100), samples)
+
+
+def test_likelihood_cannot_be_bought_on_ties():
+    """The density at an atom stays near what spreading it over 1 % of the range gives."""
+    x = np.stack([COLUMNS["atom"], COLUMNS["normal"]], 1)
+    law = mcs.mixture(x, kernel=mcs.Auto(), frame=mcs.Gaussianize())
+    at_atom = law.log_prob(jnp.asarray([[0.0, 0.0]]))
+    assert float(at_atom[0]) < np.log(0.5 / 0.02 * 0.4) + 1.5
+    assert set(law.report.tied) == {0}
+
+
+@pytest.mark.parametrize("frame", [mcs.Affine(), mcs.Gaussianize()])
+def test_one_outlier_ruins_nothing(frame):
+    rng = np.random.default_rng(5)
+    x, test = rng.standard_normal((3000, 3)), rng.standard_normal((5000, 3))
+    kernel = mcs.Local(0.7, blocks=5)
+    law = mcs.mixture(x, kernel=kernel, frame=frame)
+    plain = np.asarray(law.log_prob(test))
+    outlier = np.array([[50.0, 0.0, 0.0]])
+    with_outlier = np.append(plain, np.asarray(law.log_prob(outlier)))
+    assert np.isfinite(with_outlier).all()
+    if isinstance(frame, mcs.Gaussianize):  # a Gaussian frame has Gaussian tails
+        assert abs(with_outlier.mean() - plain.mean()) < 0.1
+    spoiled = mcs.mixture(np.concatenate([x, outlier]), kernel=kernel, frame=frame)
+    assert abs(np.mean(np.asarray(spoiled.log_prob(test))) - plain.mean()) < 0.1
+
+
+# --- the automatic choice ---------------------------------------------------------------------------
