@@ -92,12 +92,17 @@ def fit_stages(
 
     Raises:
         ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
-            rows than columns, wrong rank, empty input, integers beyond 2^53.
+            rows than columns, wrong rank, empty input, integers beyond 2^53; ``refine`` negative, or
+            asked for with ``Dirac()``, whose law has no density.
     """
     check_table(x)
+    if refine is not None and refine < 0:
+        raise ValueError(f"refine: expected a number of steps, got {refine}")
     pair_key, train_key = jax.random.split(key)
     seconds, start = {}, time.perf_counter()
     law = mixture(x, kernel=kernel, weights=weights, frame=frame)
+    if refine:
+        law.require_width("refine")
     seconds["mixture"], start = time.perf_counter() - start, time.perf_counter()
     made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **(labelling or {}))
     seconds["labels"], start = time.perf_counter() - start, time.perf_counter()

@@ -41,6 +41,14 @@ def test_fit_refines_where_a_density_is_wanted(key):
     assert no_density.refinement is None
 
 
+def test_refine_is_checked_before_any_work(key, monkeypatch):
+    monkeypatch.setattr("mcscore.pipeline.generate_pairs", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ValueError, match="refine: expected a number of steps, got -5"):
+        mcs.fit(key, GOOD, **(QUICK | {"refine": -5}))
+    with pytest.raises(ValueError, match=r"refine: .*Dirac"):
+        mcs.fit(key, GOOD, **(QUICK | {"refine": 100, "kernel": mcs.Dirac()}))
+
+
 def test_memory_map(tmp_path, key):
     np.save(tmp_path / "x.npy", GOOD)
     mcs.fit(key, np.load(tmp_path / "x.npy", mmap_mode="r"), **QUICK)
