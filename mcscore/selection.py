@@ -136,7 +136,7 @@ def _log_density(x: jax.Array, blocks: Blocks) -> jax.Array:
 def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
     """Return ``frame`` made to fit the law of the blocks (see ``Frame.calibrated``).
 
-    Unchanged for fewer than 1,500 rows, whose own marginals are not known well enough.
+    Unchanged for up to 1,500 rows, whose own marginals are not known well enough.
     """
     if rows <= SMALL:
         return frame
