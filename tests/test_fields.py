@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcscore as mcs
-from mcscore import fields
+from mcscore import fields, fused
 from mcscore import jet as jets
 from tests import reference
 from tests.conftest import X64
@@ -200,6 +200,40 @@ def test_tiles_do_not_show(count):
     t = jnp.linspace(0.1, 0.9, count)
     whole = mcs.score(x, t, law, SCHEDULE)
     np.testing.assert_allclose(whole[-1:], mcs.score(x[-1:], t[-1:], law, SCHEDULE), rtol=1e-5)
+
+
+@pytest.mark.parametrize("laplacian", [False, True])
+@pytest.mark.parametrize("kernel", [mcs.Isotropic(0.3), mcs.Local(0.5, 3)])
+def test_fused_kernel_is_the_same_function(kernel, laplacian, monkeypatch):
+    x = table(300, 3).astype(np.float32)
+    weights = np.random.default_rng(2).random(300) * (np.arange(300) > 20)
+    law = mcs.mixture(x, kernel=kernel, weights=weights, block_rows=70)
+    blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), law.blocks)
+    far = queries(x, 0.5, 70, far=30).astype(np.float32)
+    y = jnp.concatenate([jnp.asarray(x[:60]), jnp.asarray(far)])
+    one = jnp.float32(1)
+
+    def jet(y):
+        return jets.stream(y, one, one / 10, blocks, laplacian=laplacian)
+
+    def mean(y):  # differentiable too
+        return jnp.sum(jet(y).field ** 2)
+
+    plain, slope = jet(y), jax.grad(mean)(y)
+    monkeypatch.setattr(jets, "FUSED", True)
+    assert "pallas_call" in str(jax.make_jaxpr(jet)(y))
+    chex.assert_trees_all_close(jet(y), plain, rtol=2e-4, atol=2e-4)
+    chex.assert_trees_all_close(jax.grad(mean)(y), slope, rtol=2e-3, atol=1e-2)
+    assert "pallas_call" not in str(jax.make_jaxpr(jet)(y.astype(float))) or not X64
+    several = jax.vmap(lambda y: jet(y).field)(y[:129].reshape(3, 43, 3))
+    chex.assert_trees_all_close(several.reshape(-1, 3), plain.field[:129], rtol=2e-4, atol=2e-4)
+
+
+def test_fused_kernel_lowers_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # else the kernel is interpreted
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((7, 100), (1000, 7), (1000,))]
+    program = jax.jit(fused.attend).trace(*shapes).lower(lowering_platforms=("cuda",))
+    assert "triton" in program.as_text()
 
 
 def test_memory_does_not_grow_with_queries_times_rows():
