@@ -1,7 +1,8 @@
 """Data to try the method on: 2-D sets, Gaussian mixtures with known density, real tables.
 
-2-D sets are pure functions ``name(key, n) -> (n, 2)``, of roughly unit scale. Real tables come with
-scikit-learn (``pip install mcscore[data]``) and are functions of nothing: ``wine() -> (178, 13)``.
+2-D sets are pure functions ``name(key, n) -> (n, 2)``, of roughly unit scale. Small real tables come
+with scikit-learn (``pip install mcscore[data]``) and are functions of nothing: ``wine() -> (178, 13)``.
+The large ones of the literature are read by ``uci(name, root)`` and downloaded by ``fetch(name, root)``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from mcscore.download import fetch as fetch
+from mcscore.uci import Splits as Splits
+from mcscore.uci import uci as uci
 
 Points = Float[Array, "n 2"]
 

@@ -14,13 +14,14 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "fused", "jet", "solvers", "splines", "frames", "metrics", "datasets", "plotting",
-    "tables", "clustering", "draws", "kernels", "selection", "mixtures", "fields", "flow", "pairs",
-    "density", "networks", "generator", "training", "refinement", "pipeline", "cli", "sklearn",
+    "schedules", "fused", "jet", "solvers", "splines", "frames", "metrics", "uci", "download",
+    "datasets", "plotting", "tables", "clustering", "draws", "kernels", "selection", "mixtures",
+    "fields", "flow", "pairs", "density", "networks", "generator", "training", "refinement", "pipeline",
+    "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules", "fused", "jet", "solvers", "splines", "metrics", "datasets", "plotting",
-    "tables", "clustering", "density", "networks",
+    "schedules", "fused", "jet", "solvers", "splines", "metrics", "uci", "plotting", "tables",
+    "clustering", "density", "networks",
 }  # fmt: skip
 OWNERS = {
     "diffrax": {"solvers", "flow", "pairs"},
