@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-fast lint clean
+.PHONY: setup demo docs test test-fast lint clean
 
 setup: $(VENV)/.ready
 
@@ -14,6 +14,9 @@ $(VENV)/.ready: pyproject.toml
 
 demo: setup  ## the whole method on built-in data: a table and pictures in out/
 	$(BIN)/python -m mcscore demo --out out
+
+docs: setup  ## the pages of docs/ and the reference, in build/docs/index.html; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ from clock import FOLDER, NAMES, Results, measure, parser
 import mcscore as mcs
 
 REFINED = ("eight_gaussians", "8 Gaussians, d = 5")
+WIDER = ("8 Gaussians, d = 5",)
 ROUNDED = ("eight_gaussians",)
 REFINING = 4000  # further steps
 
@@ -119,6 +120,14 @@ def main() -> None:
             seconds = total + time.perf_counter() - start
             variant = f"and refine(steps={REFINING})"
             results.add(**about, variant=variant, **judge(refined, made), fit_seconds=seconds)
+        if name in WIDER and not options.quick:
+            start = time.perf_counter()
+            wide = mcs.fit_stages(key, x, network=mcs.MLP(width=192), refine=6000)
+            seconds = time.perf_counter() - start
+            variant = "MLP(width=192), refine=6000"
+            results.add(
+                **about, variant=variant, **judge(wide.generator, wide), fit_seconds=seconds
+            )
         for products in ("float32", "bfloat16") if name in ROUNDED and not options.quick else ():
             network = mcs.MLP(products=products)
             start = time.perf_counter()

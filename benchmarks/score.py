@@ -18,6 +18,7 @@ import numpy as np
 from clock import Results, measure, parser
 
 import mcscore as mcs
+from mcscore import jet
 
 SCHEDULE, T = mcs.Rectified(), 0.4  # s = 2/3
 ALPHA, SIGMA = 1 - T, T
@@ -85,6 +86,16 @@ def attention(y, x):
     return (ALPHA * mean[0, :, 0, : x.shape[1]] - y) / SIGMA**2
 
 
+@jax.jit
+def fused_score(y, law):
+    """The score through the fused kernel, which is off by default (see ``mcscore/fused.py``)."""
+    jet.FUSED = True
+    try:
+        return jet.stream(y, ALPHA, SIGMA**2, law.blocks).field
+    finally:
+        jet.FUSED = False
+
+
 def relative_error(found, y, x):
     """Return the error of ``found`` beside NumPy's float64."""
     y, x = y.astype(np.float64), x.astype(np.float64)
@@ -148,6 +159,8 @@ def main() -> None:
             blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), blocks)
             local = mcs.Mixture(blocks, law.width, law.variance, law.frame, law.report)
             entries["mcscore.score, local kernel"] = lambda: mcs.score(jy, T, local, SCHEDULE)  # noqa: B023
+        if jax.devices()[0].platform == "gpu":
+            entries["mcscore.score, fused kernel (Pallas)"] = lambda: fused_score(jy, law)  # noqa: B023
         if b * n <= 2**27 and (
             d <= 6 or jax.devices()[0].platform == "cpu"
         ):  # XLA compiles for minutes
@@ -177,8 +190,14 @@ def main() -> None:
                 times_ours=clock["median"] / reference,
             )
         if n <= 20_000:
-            error = relative_error(np.asarray(mcs.score(jy[:64], T, law, SCHEDULE)), y[:64], x)
-            results.add(kind="accuracy", queries=64, rows=n, d=d, relative_error=error)
+            computed = {"mcscore.score": mcs.score(jy[:64], T, law, SCHEDULE)}
+            if jax.devices()[0].platform == "gpu":
+                computed["fused kernel"] = fused_score(jy[:64], law)
+            for name, found in computed.items():
+                error = relative_error(np.asarray(found), y[:64], x)
+                results.add(
+                    kind="accuracy", name=name, queries=64, rows=n, d=d, relative_error=error
+                )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The large ones of the literature are read by ``uci(name, root)`` and downloaded 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -195,6 +196,30 @@ def _sklearn(loader: str) -> np.ndarray:
             "this table comes with scikit-learn: pip install mcscore[data]"
         ) from error
     return np.asarray(getattr(datasets, loader)().data, dtype=np.float64)
+
+
+def read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """Return the numbers in a comma-separated file (n, d), and its header if it has one.
+
+    Raises:
+        ValueError: If a cell is not a number or rows differ in length.
+    """
+    with path.open() as file:
+        header = file.readline().strip().split(",")
+    named = not all(_is_number(cell) for cell in header)
+    try:
+        table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected numbers separated by commas ({error})") from error
+    return table, header if named else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def split(seed: int, x: np.ndarray, *shares: float) -> list[np.ndarray]:

@@ -57,6 +57,14 @@ class Frame:
         """Return the frame that gives the law of ``draw()`` (n, d) the data's marginals, if it can."""
         return self
 
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> Frame:
+        """Return the frame whose coordinates give ``y`` (n, d) the mean and covariance of ``wanted``.
+
+        Its affine part takes up the difference: ``y`` becomes ``y @ A + b``. Unchanged where a
+        covariance is singular or not finite.
+        """
+        raise NotImplementedError
+
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) with every value in the interval of a tie put back on it."""
         if self.ties is None:
@@ -97,6 +105,25 @@ class AffineFrame(Frame):
         """Return ``log |det matrix|`` for every row."""
         log_det = jnp.linalg.slogdet(_like(self.matrix, jnp.asarray(x)))[1]
         return jnp.broadcast_to(log_det, x.shape[:1])
+
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> AffineFrame:
+        """Return ``(x - shift) @ matrix`` followed by the inverse of ``A`` and ``b``, see `Frame`."""
+        roots = []
+        for points in (y, wanted):
+            covariance = np.atleast_2d(np.cov(np.asarray(points, np.float64), rowvar=False))
+            if not np.isfinite(covariance).all():
+                return self
+            if np.linalg.matrix_rank(covariance) < len(covariance):
+                return self
+            roots.append(np.linalg.cholesky(covariance))
+        matrix = np.linalg.solve(roots[0].T, roots[1].T)  # A, nearly the identity
+        shift = np.mean(wanted, 0, np.float64) - np.mean(y, 0, np.float64) @ matrix
+        return replace(
+            self,
+            shift=self.shift + shift @ self.inverse_matrix,
+            matrix=self.matrix @ np.linalg.inv(matrix),
+            inverse_matrix=matrix @ self.inverse_matrix,
+        )
 
 
 def _matmul(a: Any, b: Any) -> Any:
@@ -214,6 +241,13 @@ class GaussianizedFrame(Frame):
                 pad(slopes_at(knots[:count], moved), len(old)),
             )
         return replace(self, scores=scores, slopes=slopes)
+
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> GaussianizedFrame:
+        """Return the frame with its whitening recalibrated, see `Frame`."""
+        affine = self.affine.recalibrated(y, wanted)
+        return replace(
+            self, shift=affine.shift, matrix=affine.matrix, inverse_matrix=affine.inverse_matrix
+        )
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d), none beyond the limits, ties restored."""

@@ -152,6 +152,54 @@ def plot_pairs(
     return figure
 
 
+def plot_marginals(
+    sets: Mapping[str, Any], *, columns: int = 12, names: Any = None, title: str = ""
+) -> Any:
+    """Return histograms of the first ``columns`` columns, the first set filled and the others as lines."""
+    tables = {name: np.asarray(table) for name, table in sets.items()}
+    first = next(iter(tables.values()))
+    d = min(columns, first.shape[1])
+    names = [f"column {j}" for j in range(d)] if names is None else list(names)
+    low, high = _bounds(first)
+    wide = min(d, 4)
+    tall = -(-d // wide)
+    figure, axes = _figure(tall, wide, figsize=(2.6 * wide + 0.4, 2.0 * tall + 0.8))
+    for j, axis in enumerate(axes.flat):
+        if j >= d:
+            axis.set_axis_off()
+            continue
+        bins = np.linspace(low[j], high[j], 60)
+        top = np.histogram(first[:, j], bins, density=True)[0].max()
+        for i, (colour, (label, table)) in enumerate(
+            zip((MUTED, ACCENT, INK), tables.items(), strict=False)
+        ):
+            fill: dict[str, Any] = dict(histtype="stepfilled", alpha=0.35) if i == 0 else {}
+            line: dict[str, Any] = fill or dict(histtype="step", lw=1.3)
+            axis.hist(table[:, j], bins, density=True, color=colour, label=label, **line)
+        axis.set(title=names[j], yticks=[], xlim=(low[j], high[j]), ylim=(0, 1.15 * top))
+        axis.title.set_fontsize(9)
+        axis.tick_params(labelsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(tables), frameon=False)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = "") -> Any:
+    """Return one number per column and set as dots on a logarithmic axis."""
+    figure, axes = _figure(1, 1, figsize=(6.4, 3.2))
+    axis = axes[0, 0]
+    d = 1
+    for colour, (name, numbers) in zip((ACCENT, INK, MUTED), values.items(), strict=False):
+        d = len(numbers)
+        axis.semilogy(np.arange(d), numbers, "o-", color=colour, label=name, ms=4, lw=0.8)
+    step = max(1, d // 20)
+    axis.set(xlabel="column", ylabel=ylabel, title=title, xticks=range(0, d, step))
+    axis.grid(alpha=0.25, axis="y", linewidth=0.5)
+    axis.legend(frameon=False)
+    return figure
+
+
 def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> Any:
     """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
     figure, axes = _figure(1, 1, figsize=(5.4, 3.6))

@@ -28,7 +28,7 @@ from mcscore.generator import Generator
 from mcscore.jet import Blocks, stream
 from mcscore.mixtures import Mixture
 from mcscore.pairs import Pairs
-from mcscore.training import begin, default_optimizer, descend
+from mcscore.training import begin, default_optimizer, descend, recalibrate
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
@@ -129,7 +129,7 @@ def refine(
             state, jax.random.fold_in(key, k), tuple(pairs), mixture.blocks, generator.network,
             optimizer, batch,
         )  # fmt: skip
-    refined = replace(generator, params=averaged)
+    refined = recalibrate(replace(generator, params=averaged), pairs)
     after = agreement(check_key, refined, mixture, 2000)
     errors = np.nan_to_num([before.error, after.error], nan=np.inf)  # NaN: no point is certified
     kept = bool(errors[1] < errors[0] and after.certified >= before.certified - 0.002)

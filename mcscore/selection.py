@@ -93,18 +93,18 @@ class _Split:
         self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
         self.auto = auto
-        self.clusters: dict[int, list[Any]] = {}
+        self.clusters: dict[int, list[tuple[Any, np.ndarray]]] = {}
 
-    def assign(self, y: np.ndarray, blocks: int, partitions: int) -> list[np.ndarray]:
-        """Return the clusters of rows ``y``, in this split's frame, for every partition."""
+    def clustered(self, blocks: int, partitions: int) -> list[tuple[Any, np.ndarray]]:
+        """Return every partition: how it assigns rows of this split's frame, and its training rows'."""
         known = self.clusters.setdefault(blocks, [])
         seeds = range(self.auto.seed + len(known), self.auto.seed + partitions)
-        known += clusterings(self.x, blocks, seeds)
-        return [assign(y) for assign in known[:partitions]]
+        known += [(assign, assign(self.x)) for assign in clusterings(self.x, blocks, seeds)]
+        return known[:partitions]
 
     def law(self, blocks: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part."""
-        labels = self.assign(self.x, blocks, partitions)
+        labels = [labels for _, labels in self.clustered(blocks, partitions)]
         laid = clustered_blocks(
             self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
         )
@@ -205,7 +205,8 @@ def choose(
     if len(split.x) < FITTING_ROWS:
         blocks = kernel.lay_out(y, weights, rows)
     else:
-        labels = split.assign(split.fitted.forward(x), best, partitions)
+        inside = split.fitted.forward(x)
+        labels = [assign(inside) for assign, _ in split.clustered(best, partitions)]
         blocks = clustered_blocks(y, weights, labels, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:

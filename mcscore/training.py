@@ -6,6 +6,8 @@ looks at the losses. The weights kept are the running average (EMA) with the bes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -86,6 +88,8 @@ def train(
 ) -> tuple[Generator, History]:
     """Return the generator that maps ``pairs.z`` to ``pairs.x`` best, and the losses on the way.
 
+    Its mean and covariance are finally those of the labels (see ``training.recalibrate``).
+
     Args:
         key: Random key.
         pairs: Labelled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
@@ -130,11 +134,30 @@ def train(
     z, x = z[order], x[order]
     options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema, progress)
     params, history = _regress(decoder_key, z, x, "training", options)
+    generator = recalibrate(Generator(params, pairs.frame, network), pairs)
     if not encoder:
-        return Generator(params, pairs.frame, network), history
+        return generator, history
     inverse, inverse_history = _regress(encoder_key, x, z, "encoder", options)
-    generator = Generator(params, pairs.frame, network, encoder=inverse)
-    return generator, history._replace(encoder=inverse_history)
+    return replace(generator, encoder=inverse), history._replace(encoder=inverse_history)
+
+
+def recalibrate(generator: Generator, pairs: Pairs) -> Generator:
+    """Return the generator whose output has the labels' mean and covariance.
+
+    Least squares shrinks labels that it cannot explain. The generator's frame takes up an affine map
+    of the network's coordinates under which its points for the pairs' noise have the moments of the
+    pairs' labels, in which the noise of both cancels. Unchanged without a frame.
+    """
+    if pairs.frame is None:
+        return generator
+    network = jax.jit(generator.network.apply)
+    y = np.concatenate([network(generator.params, z) for z in _parts(pairs.z)])
+    return replace(generator, frame=pairs.frame.recalibrated(y, np.asarray(pairs.x)))
+
+
+def _parts(z: Any) -> Iterator[Array]:
+    for start in range(0, len(z), 10_000):
+        yield jnp.asarray(z[start : start + 10_000])
 
 
 class _Options(NamedTuple):

@@ -173,3 +173,23 @@ def test_one_outlier_ruins_nothing(frame):
 
 
 # --- the automatic choice ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", [mcs.Affine(whiten=True), mcs.Gaussianize()])
+def test_recalibrated_frame_has_the_wanted_moments(frame):
+    x = np.exp(RNG.standard_normal((2000, 3)) @ RNG.standard_normal((3, 3)))
+    fitted = frame.fit(x)
+    wanted = fitted.forward(x)
+    y = 0.9 * wanted @ RNG.standard_normal((3, 3)) + 0.1  # what a network might give
+    moved = fitted.recalibrated(y, wanted)
+    # The same x, through the coordinates of old and new frame: y -> y A + b.
+    seen = fitted.forward(moved.inverse(y))
+    np.testing.assert_allclose(seen.mean(0), wanted.mean(0), atol=1e-6)
+    np.testing.assert_allclose(np.cov(seen.T), np.cov(wanted.T), atol=1e-6)
+    np.testing.assert_allclose(moved.forward(moved.inverse(y)), y, atol=1e-6)
+    slopes = jax.vmap(jax.jacfwd(lambda row: moved.forward(row[None])[0]))(jnp.asarray(x[:20]))
+    np.testing.assert_allclose(
+        moved.log_det(x[:20]), jnp.linalg.slogdet(slopes)[1], rtol=1e-5 if X64 else 1e-3, atol=1e-3
+    )
+    same = fitted.recalibrated(y * [1, 0, 1], wanted)  # nothing to scale up
+    np.testing.assert_array_equal(same.matrix, fitted.matrix)

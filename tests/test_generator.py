@@ -35,6 +35,20 @@ def test_training_learns_a_map():
     assert float(jnp.mean((gen(z) - jnp.sin(z) - z) ** 2)) < 3e-3
 
 
+def test_generated_points_have_the_moments_of_the_labels(key):
+    # Labels half noise: least squares alone would lose half their variance.
+    z = jax.random.normal(key, (2000, 2))
+    x = z + jax.random.normal(jax.random.fold_in(key, 1), z.shape)
+    frame = mcs.Affine().fit(10 * np.asarray(x, float) + 3)
+    pairs = mcs.Pairs(z, frame.forward(10 * np.asarray(x, float) + 3).astype(z.dtype), frame)
+    gen, _ = mcs.train(key, pairs, network=mcs.MLP(width=8, depth=1), epochs=20)
+    found, wanted = np.asarray(gen(z)), np.asarray(pairs.labels())
+    np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-3 * wanted.std())
+    np.testing.assert_allclose(np.cov(found.T), np.cov(wanted.T), atol=1e-3 * wanted.var())
+    plain, _ = mcs.train(key, mcs.Pairs(z, pairs.x), network=mcs.MLP(width=8, depth=1), epochs=20)
+    assert np.asarray(plain(z)).var() < 0.7 * np.asarray(pairs.x).var()
+
+
 def test_residual_network_starts_as_the_identity():
     z = jnp.ones((3, 2))
     np.testing.assert_array_equal(SMALL.apply(SMALL.init(jax.random.key(0), 2, z.dtype), z), z)

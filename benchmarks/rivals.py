@@ -1,0 +1,308 @@
+"""Which method samples best, has the best density, and at what cost, on the same rows in the same run?
+
+    python benchmarks/rivals.py --data FOLDER --out benchmarks/results/rivals.jsonl
+
+Two of ours: the law (``mixture``: closed form, no training) and the one-step generator (``fit``). Rivals,
+each with early stopping on a tenth of the rows or a choice among settings by held-out likelihood:
+scikit-learn's KernelDensity and GaussianMixture, flowjax's MAF and spline coupling flow, flow matching
+with the network of our generator (straight paths, sampled and scored by an ODE), and the paper's method
+(``mcscore.published``, with --paper-pairs and --paper-steps instead of its 200,000 and 20,000; the seconds
+of its PyTorch scripts at full size are extrapolated from a few of their steps).
+
+Test rows against as many draws, columns standardised: sliced Wasserstein, accuracy of a classifier (0.5:
+it cannot tell), KL per column, share nearer to training rows (0.5: no copying), mean held-out
+log-likelihood in nats; how many of 100,000 draws are not finite or beyond 100 deviations; seconds to
+train and to draw those 100,000, the second time (compiled).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clock import FOLDER, NAMES, Results, parser
+from labels import paper_seconds
+from laws import flow, tables
+
+import mcscore as mcs
+from mcscore import published
+
+DRAWS = 100_000
+
+
+class Rival(NamedTuple):
+    """A trained model: draws in the user's units, log density there (or None), a note."""
+
+    sample: Callable[[Any, int], Any]
+    log_prob: Callable[[Any], Any] | None
+    note: str = ""
+
+
+def law(train, quick) -> Rival:
+    kernel = mcs.Local(0.7, 2) if quick else mcs.Auto(most_rows=12_000)
+    made = mcs.mixture(train, kernel=kernel)
+    return Rival(made.sample, made.log_prob, made.report.kernel)
+
+
+def generator(train, quick) -> Rival:
+    settings: dict = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0) if quick else {}
+    made = mcs.fit_stages(jax.random.key(0), train, **settings)
+    return Rival(made.generator.sample, made.generator.log_prob, made.mixture.report.kernel)
+
+
+def standardised(train):
+    frame = mcs.Affine().fit(np.asarray(train, np.float64))
+    log_det = float(np.asarray(frame.log_det(np.zeros((1, train.shape[1]))))[0])
+    return frame, frame.forward(np.asarray(train, np.float64)), log_det
+
+
+def scikit(models, note):
+    """Return a builder that keeps the model with the best likelihood on a tenth of the rows."""
+
+    def build(train, quick) -> Rival:
+        frame, x, log_det = standardised(train)
+        inner, held = mcs.datasets.split(1, x, 0.9, 0.1)
+        candidates = models(quick, x.shape[1])[: 2 if quick else None]
+        best = max(candidates, key=lambda make: make().fit(inner).score(held))
+        model = best().fit(x)
+
+        def sample(key, n):
+            seed = int(jax.random.bits(key, dtype=jnp.uint32))
+            if hasattr(model, "means_"):
+                model.random_state = seed
+                drawn = model.sample(n)[0]
+            else:
+                drawn = model.sample(n, random_state=seed)
+            return frame.inverse(drawn)
+
+        def log_prob(y):
+            return model.score_samples(frame.forward(np.asarray(y, np.float64))) + log_det
+
+        return Rival(sample, log_prob, note(model))
+
+    return build
+
+
+def kernel_densities(quick, d):
+    from sklearn.neighbors import KernelDensity
+
+    return [lambda h=h: KernelDensity(bandwidth=h) for h in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)]
+
+
+def gaussian_mixtures(quick, d):
+    from sklearn.mixture import GaussianMixture
+
+    return [
+        lambda k=k: GaussianMixture(k, reg_covar=1e-4, random_state=0)
+        for k in (1, 2, 4, 8, 16, 32, 64)
+    ]
+
+
+def flowjax(kind):
+    def build(train, quick) -> Rival:
+        log_prob, sample, note = flow(kind, quick)(train)
+        return Rival(sample, log_prob, note)
+
+    return build
+
+
+def flow_matching(train, quick) -> Rival:
+    """Conditional flow matching along straight paths (Lipman et al. 2023), with our network's size."""
+    frame, x, log_det = standardised(train)
+    d, network = x.shape[1], mcs.MLP(residual=False, width=8 if quick else 96)
+    steps, batch, leg = (20, 64, 10) if quick else (30_000, 256, 1000)
+    inner, held = (jnp.asarray(part, jnp.float32) for part in mcs.datasets.split(1, x, 0.9, 0.1))
+    params = network.init(jax.random.key(0), d + 1)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps, 1e-5)
+    optimizer = optax.adam(rate)
+
+    def velocity(params, y, t):
+        return network.apply(params, jnp.concatenate([y, jnp.full_like(y[:, :1], t)], 1))[:, :d]
+
+    def loss(params, key, rows):
+        time_key, noise_key = jax.random.split(key)
+        t = jax.random.uniform(time_key, (len(rows), 1))
+        z = jax.random.normal(noise_key, rows.shape)
+        inputs = jnp.concatenate([(1 - t) * z + t * rows, t], 1)
+        return jnp.mean((network.apply(params, inputs)[:, :d] - (rows - z)) ** 2)
+
+    @jax.jit
+    def train_leg(state, key):
+        def step(state, key):
+            params, memory, average = state
+            pick, noise = jax.random.split(key)
+            rows = inner[jax.random.randint(pick, (batch,), 0, len(inner))]
+            updates, memory = optimizer.update(jax.grad(loss)(params, noise, rows), memory)
+            params = optax.apply_updates(params, updates)
+            average = optax.incremental_update(params, average, 1e-3)
+            return (params, memory, average), None
+
+        return jax.lax.scan(step, state, jax.random.split(key, leg))[0]
+
+    held_key = jax.random.key(5)
+    repeated = jnp.tile(held, (-(-4000 // len(held)), 1))
+    validate = jax.jit(lambda params: loss(params, held_key, repeated))
+    state, best, stale = (params, optimizer.init(params), params), (np.inf, params), 0
+    for index in range(steps // leg):
+        state = train_leg(state, jax.random.fold_in(jax.random.key(1), index))
+        value = float(validate(state[2]))
+        best, stale = ((value, state[2]), 0) if value < best[0] else (best, stale + 1)
+        if stale >= 6:
+            break
+    params = best[1]
+    solver, controller = diffrax.Dopri5(), diffrax.PIDController(rtol=1e-4, atol=1e-4)
+    solve = dict(saveat=diffrax.SaveAt(t1=True), stepsize_controller=controller, max_steps=10_000)
+
+    @jax.jit
+    def push(z):
+        term = diffrax.ODETerm(lambda t, y, _: velocity(params, y, t))
+        return diffrax.diffeqsolve(term, solver, 0.0, 1.0, 0.05, z, **solve).ys[0]
+
+    @jax.jit
+    def density(y):
+        def field(t, state, _):
+            point = lambda row: velocity(params, row[None], t)[0]
+            trace = jax.vmap(lambda row: jnp.trace(jax.jacfwd(point)(row)))(state[0])
+            return velocity(params, state[0], t), trace
+
+        start = y, jnp.zeros(len(y))
+        term = diffrax.ODETerm(field)
+        ends, change = diffrax.diffeqsolve(term, solver, 1.0, 0.0, -0.05, start, **solve).ys
+        return jax.scipy.stats.norm.logpdf(ends[0]).sum(1) + change[0]
+
+    def sample(key, n):
+        z = jax.random.normal(key, (n, d))
+        parts = [push(z[i : i + 10_000]) for i in range(0, n, 10_000)]
+        return frame.inverse(np.asarray(jnp.concatenate(parts), np.float64))
+
+    def log_prob(y):
+        return (
+            np.asarray(density(jnp.asarray(frame.forward(np.asarray(y, float)), jnp.float32)))
+            + log_det
+        )
+
+    return Rival(sample, log_prob, f"{(index + 1) * leg} steps")
+
+
+def paper(name, pairs, steps):
+    def build(train, quick) -> Rival:
+        width = published.WIDTHS.get(name, 256)
+        settings = published.Settings(width=width, pairs=pairs, steps=steps)
+        if quick:
+            settings = published.Settings(width=8, pairs=100, steps=20, euler=10)
+        law, made = published.label(jax.random.key(0), np.asarray(train, np.float32), settings)
+        model, _ = published.train(jax.random.key(1), made, settings)
+        inside = lambda y: np.asarray(law.frame.forward(np.asarray(y, np.float64)), np.float32)
+
+        def log_prob(y):  # of its law: the network has no density
+            at = mcs.log_density(inside(y), 0.0, law, published.SCHEDULE)
+            return np.asarray(at) + np.asarray(law.frame.log_det(np.asarray(y, np.float64)))
+
+        return Rival(model.sample, log_prob, f"{settings.pairs} pairs, {settings.steps} steps")
+
+    return build
+
+
+def paper_hours(train, width: int) -> float:
+    """Return hours of the scripts' labels and training at full size, from a few steps in PyTorch."""
+    import torch
+
+    d = train.shape[1]
+    rng = np.random.default_rng(0)
+    rows, z = (rng.standard_normal((n, d)).astype(np.float32) for n in (1000, 5000))
+    labels = 40 * paper_seconds(rows, z, 500, 2)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(d, width), torch.nn.Tanh(), torch.nn.Linear(width, width),
+        torch.nn.Tanh(), torch.nn.Linear(width, d),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    part = 20_000  # of 200,000 pairs: cost is proportional
+    z, x = (torch.randn(part, d) for _ in range(2))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        ((net(z) - x) ** 2).sum(1).mean().backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return (labels + 20_000 * 200_000 / part * min(seconds)) / 3600
+
+
+def judge(rival: Rival, train, test) -> dict:
+    """Return every column of the table for one trained rival."""
+    shift, scale = train.mean(0), train.std(0)
+    standard = lambda a: (np.asarray(a, np.float64) - shift) / scale
+    np.asarray(rival.sample(jax.random.key(8), DRAWS))
+    start = time.perf_counter()
+    samples = standard(rival.sample(jax.random.key(9), DRAWS))
+    seconds = time.perf_counter() - start
+    finite = np.isfinite(samples).all(1)
+    far = finite & (np.abs(samples) > 100).any(1)
+    y = standard(test)[:10_000]
+    x = samples[finite][: len(y)]
+    out: dict = dict(
+        sampling_seconds=seconds,
+        nonfinite=int((~finite).sum()),
+        beyond_100_deviations=int(far.sum()),
+        sliced_wasserstein=mcs.metrics.sliced_wasserstein(jax.random.key(0), x, y),
+        classifier=float(np.mean([mcs.metrics.classifier_accuracy(s, x, y) for s in range(3)])),
+        column_kl=float(np.mean(mcs.metrics.column_kl(y, x))),
+        nearer_to_training=mcs.metrics.memorisation(x, standard(train), y).share,
+    )
+    if rival.log_prob is not None:
+        values = np.asarray(rival.log_prob(test), np.float64)
+        known = np.isfinite(values)
+        out |= dict(log_likelihood=float(values[known].mean()), unknown=int((~known).sum()))
+    return out
+
+
+def main() -> None:
+    options = parser(
+        __doc__, data=FOLDER, only=NAMES,
+        **{
+            "paper-pairs": dict(type=int, default=10_000, help="default: 10000"),
+            "paper-steps": dict(type=int, default=2000, help="default: 2000"),
+        },
+    ).parse_args()  # fmt: skip
+    results = Results(options.out, __doc__.splitlines()[0])
+    for name, train, test in tables(options.data, options.quick):
+        if options.only and name not in options.only:
+            continue
+        train, test = (np.asarray(part, np.float64) for part in (train, test))
+        rivals = {
+            "mcscore, law": law,
+            "mcscore, one step": generator,
+            "scikit-learn KDE": scikit(kernel_densities, lambda m: f"h = {m.bandwidth}"),
+            "scikit-learn Gaussian mixture": scikit(
+                gaussian_mixtures, lambda m: f"{m.n_components} components"
+            ),
+            "flowjax MAF": flowjax("maf"),
+            "flowjax spline": flowjax("spline"),
+            "flow matching": flow_matching,
+            "the paper's method": paper(name, options.paper_pairs, options.paper_steps),
+        }
+        for rival, build in rivals.items():
+            about = dict(data=name, rows=len(train), d=train.shape[1], rival=rival)
+            start = time.perf_counter()
+            try:
+                made = build(train, options.quick)
+                seconds = time.perf_counter() - start
+                found = judge(made, train, test)
+            except Exception as error:  # a rival that fails is a line of the table, not its end
+                traceback.print_exc()
+                results.add(**about, failed=f"{type(error).__name__}: {error}"[:200])
+                continue
+            if rival == "the paper's method" and not options.quick:
+                found["full_size_hours"] = paper_hours(train, published.WIDTHS.get(name, 256))
+            results.add(**about, training_seconds=seconds, **found, note=made.note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Two columns of results side by side: as aligned text, and as one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COLUMNS = {"published": "as published", "mcscore": "mcscore"}
+
+#: Name in the table, key, and how far a value is from the best: what ``better`` compares.
+METRICS: tuple[tuple[str, str, Callable[[float], float]], ...] = (
+    ("KL per column, mean", "column_kl", abs),
+    ("mean, largest error (in deviations)", "mean_error", abs),
+    ("standard deviation, largest relative error", "std_error", abs),
+    ("sliced Wasserstein", "sliced_wasserstein", abs),
+    ("MMD², unbiased", "mmd", lambda v: v),
+    ("classifier accuracy (0.5 is best)", "classifier", lambda v: max(v, 0.5)),
+    ("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
+    ("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
+    ("nearer to training rows (0.5: no copying)", "memorisation", lambda v: max(v, 0.5)),
+)
+
+
+class Line(NamedTuple):
+    """One line of the comparison: a cell per column, and the column that is better, if one is."""
+
+    name: str
+    cells: dict[str, float | None]
+    best: str | None
+
+
+def table(results: Mapping[str, Any]) -> list[Line]:
+    """Return the comparison line by line: metrics, then seconds."""
+    lines = []
+    for name, key, distance in METRICS:
+        cells = {c: results[c]["metrics"].get(key) for c in COLUMNS}
+        lines.append(Line(name, cells, _best(cells, distance)))
+    stages = {stage: None for c in COLUMNS for stage in results[c]["seconds"] if stage != "total"}
+    for stage in [*stages, "total"]:
+        cells = {c: results[c]["seconds"].get(stage) for c in COLUMNS}
+        lines.append(
+            Line(f"seconds: {stage}", cells, _best(cells, abs) if stage == "total" else None)
+        )
+    return lines
+
+
+def _best(cells: Mapping[str, float | None], distance: Callable[[float], float]) -> str | None:
+    ranks = {name: distance(value) for name, value in cells.items() if value is not None}
+    if len(ranks) < 2 or len(set(ranks.values())) == 1:
+        return None
+    return min(ranks, key=lambda name: ranks[name])
+
+
+def cell(value: float | None) -> str:
+    """Return a number with three significant digits.
+
+    >>> cell(0.012345), cell(1234.5), cell(None)
+    ('0.0123', '1234', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """Return the comparison as aligned text; the better cell of a line carries a star."""
+    lines = table(results)
+    width = max(len(line.name) for line in lines)
+    rows = [" " * width + "".join(f"{title:>16}" for title in COLUMNS.values())]
+    for name, cells, best in lines:
+        marked = (f"{cell(v)}{'*' if c == best else ' '}" for c, v in cells.items())
+        rows.append(f"{name:<{width}}" + "".join(f"{text:>16}" for text in marked))
+    return "\n".join(rows)
+
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { margin-top: 2.5rem; border-top: 1px solid #8885; padding-top: 1rem }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+td, th { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8883 }
+td:first-child, th:first-child { text-align: left } td.best { font-weight: 700 }
+.wide { overflow-x: auto } img { max-width: 100%; height: auto; background: #fff }
+p.note { opacity: .75; font-size: .9rem }
+"""
+
+
+def write_report(out: Path, runs: Mapping[str, Mapping[str, Any]], about: str) -> Path:
+    """Write ``report.html``: every run's table and figures in one file that needs no other."""
+    parts = [f"<h1>The paper's experiment, twice</h1><p>{html.escape(about)}</p>"]
+    for name, results in runs.items():
+        changed = results["published"]["reduced"]
+        note = f"As published, but {changed}." if changed else "As published, in full."
+        kernel = results["mcscore"]["notes"]["kernel"]
+        parts.append(f"<h2>{html.escape(name)}</h2>{_html_table(results)}")
+        parts.append(f"<p class=note>{html.escape(note)} mcscore's law: {html.escape(kernel)}.</p>")
+        for title, figure in (
+            ("Pairs of columns", "pairs"),
+            ("Marginals", "marginals"),
+            ("KL per column", "kl"),
+        ):
+            data = base64.b64encode((out / name / f"{figure}.png").read_bytes()).decode()
+            source = f"data:image/png;base64,{data}"
+            parts.append(
+                f'<h3>{title}</h3><img alt="{title} of {html.escape(name)}" src="{source}">'
+            )
+    path = out / "report.html"
+    head = f"<meta charset=utf-8><title>mcscore: {html.escape(', '.join(runs))}</title>"
+    head += '<meta name=viewport content="width=device-width">'
+    body = "".join(parts)
+    page = f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head>"
+    write_text(path, f"{page}<body>{body}</body></html>\n")
+    return path
+
+
+def _html_table(results: Mapping[str, Any]) -> str:
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in COLUMNS.values())
+    rows = []
+    for name, cells, best in table(results):
+        tds = "".join(
+            f"<td{' class=best' if column == best else ''}>{cell(value)}</td>"
+            for column, value in cells.items()
+        )
+        rows.append(f"<tr><td>{html.escape(name)}</td>{tds}</tr>")
+    return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text aside and move it into place."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside.write_text(text)
+    os.replace(aside, path)

@@ -1,0 +1,281 @@
+"""The paper's experiments in two columns: the method as published, and this library's defaults.
+
+``run`` takes a table split into training and test rows, computes both columns with the same metrics,
+and writes ``results.json``, the paper's figures and one self-contained ``report.html``. Whatever is
+finished is kept and not computed again, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mcscore import datasets, metrics, plotting, published
+from mcscore.comparison import COLUMNS, write_text
+from mcscore.fields import log_density
+from mcscore.generator import Generator
+from mcscore.pipeline import check_table, fit_stages
+from mcscore.published import SCHEDULE, WIDTHS, Settings
+from mcscore.tables import as_table
+
+SAMPLES = 100_000  # drawn and timed, as the paper does
+ROWS = 10_000  # of them, and of the test rows, that metrics see
+
+
+class Made(NamedTuple):
+    """One column before it is judged; ``own_density`` is None for a generator without a density."""
+
+    generator: Generator
+    law_density: Callable[[np.ndarray], Any]
+    own_density: Callable[[np.ndarray], Any] | None
+    seconds: dict[str, float]
+    notes: dict[str, Any]
+
+
+class Problem(NamedTuple):
+    """A table to reproduce: its name, rows to learn from and rows to judge by."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def problems(what: str, data: Path | None, quick: bool = False) -> list[Problem]:
+    """Return the tables behind "2d", the name of a benchmark table, or the path of a file.
+
+    Args:
+        what: "2d", "power", "gas", "hepmass", "miniboone", "bsds300", or a file: ``.npz`` with arrays
+            ``train`` and ``test``, or one table as ``.npy`` or ``.csv``, a fifth of it kept to judge by.
+        data: Folder of the benchmark tables' files, see ``datasets.uci``.
+        quick: Few rows.
+
+    Raises:
+        ValueError: If ``what`` is none of these, or ``data`` is missing for a benchmark table.
+    """
+    if what == "2d":
+        rows, key = (500 if quick else 10_000), jax.random.key(0)
+        draws = (
+            (name, np.asarray(datasets.TWO_DIMENSIONAL[name](key, 2 * rows)))
+            for name in ("checkerboard", "two_spirals", "eight_gaussians")
+        )
+        return [Problem(name, x[:rows], x[rows:]) for name, x in draws]
+    if what in WIDTHS or what == "bsds300":
+        if data is None:
+            raise ValueError(f"--data: expected the folder of {what}'s files, see datasets.fetch")
+        splits = datasets.uci(what, data)
+        found = Problem(what, splits.train, splits.test)
+    else:
+        found = _file(Path(what))
+    if quick:
+        found = Problem(found.name, found.train[:500], found.test[:500])
+    check_table(found.train)
+    return [found]
+
+
+def _file(path: Path) -> Problem:
+    name = path.stem.removesuffix("_partial")
+    if not path.is_file():
+        raise ValueError(f"DATA: expected 2d, {', '.join(WIDTHS)} or a file, got {path}")
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            if not {"train", "test"} <= set(arrays):
+                raise ValueError(f"{path}: expected arrays train and test, got {list(arrays)}")
+            return Problem(name, arrays["train"], arrays["test"])
+    table = np.load(path) if path.suffix == ".npy" else datasets.read_csv(path)[0]
+    return Problem(name, *datasets.split(0, as_table(table)[0], 0.8, 0.2))
+
+
+def run(
+    problem: Problem,
+    out: Path,
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compute both columns for one table and return ``{"published": ..., "mcscore": ...}``.
+
+    Args:
+        problem: The table.
+        out: Folder to write to, and to resume from.
+        settings: Of the published method; by default the paper's for the table's name.
+        seed: Random seed.
+        progress: Show bars.
+        **options: Of ``fit_stages``, for the column of this library.
+    """
+    settings = settings or default_settings(problem.name)
+    published_options, own_options = repr(settings), repr(options)
+    results: dict[str, Any] = {}
+    for column, how in (("published", published_options), ("mcscore", own_options)):
+        folder = out / f"{column}-{_fingerprint(problem, seed, how)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "results.json"
+        if not path.exists():
+            if column == "published":
+                made = _published(problem, settings, seed, folder, progress)
+            else:
+                made = _mcscore(problem, seed, progress, options)
+            write_text(path, json.dumps(_judged(problem, made, folder), indent=1))
+        results[column] = json.loads(path.read_text()) | dict(samples=str(folder / "samples.npy"))
+    results["published"]["settings"] = asdict(settings)
+    results["published"]["reduced"] = reduced(settings, problem.name)
+    _draw(problem, results, out)
+    write_text(out / "results.json", json.dumps(results, indent=1))
+    return results
+
+
+def _fingerprint(problem: Problem, seed: int, how: str) -> str:
+    """Return a short name for everything that a column depends on."""
+    digest = hashlib.sha256(repr((seed, how)).encode())
+    for part in (problem.train, problem.test):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def default_settings(name: str) -> Settings:
+    """Return the paper's settings for a table; 256 neurons for tables that it doesn't have."""
+    name = name.lower()
+    chunk = 2000 if name == "miniboone" else 5000
+    return Settings(width=WIDTHS.get(name, 256), chunk_size=chunk)
+
+
+# --- the two columns -----------------------------------------------------------------------------
+
+
+def _published(problem: Problem, settings: Settings, seed: int, out: Path, progress: bool) -> Made:
+    key, seconds = jax.random.key(seed), _Seconds(out / "seconds.json")
+    law, pairs = seconds.of(
+        "labels",
+        lambda: published.label(
+            key, problem.train, settings, checkpoint=out / "pairs", progress=progress
+        ),
+    )
+    checkpoint = out / "training.safetensors"
+    generator, losses = seconds.of(
+        "training",
+        lambda: published.train(key, pairs, settings, checkpoint=checkpoint, progress=progress),
+    )
+
+    def density(x: np.ndarray) -> np.ndarray:
+        inside = np.asarray(law.frame.forward(x), law.dtype)
+        return np.asarray(log_density(inside, 0.0, law, SCHEDULE)) + np.asarray(
+            law.frame.log_det(x)
+        )
+
+    return Made(generator, density, None, seconds.known, dict(loss=float(losses[-1])))
+
+
+def _mcscore(problem: Problem, seed: int, progress: bool, options: Mapping[str, Any]) -> Made:
+    made = fit_stages(jax.random.key(seed), problem.train, progress=progress, **options)
+    report = made.mixture.report
+    notes = dict(kernel=report.kernel, frame=report.frame)
+    own = made.generator.log_prob if made.generator.encoder is not None else None
+    seconds = {name: value for name, value in made.seconds.items() if name != "density"}
+    return Made(made.generator, made.mixture.log_prob, own, seconds, notes)
+
+
+class _Seconds:
+    """Seconds per stage, added up over interrupted runs."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def of(self, stage: str, work: Callable[[], Any]) -> Any:
+        """Return what ``work`` returns and add its seconds, also those of a failure."""
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - start
+            self.known[stage] = self.known.get(stage, 0.0) + spent
+            write_text(self.path, json.dumps(self.known))
+
+
+def _judged(problem: Problem, made: Made, out: Path) -> dict[str, Any]:
+    """Draw, time and judge one generator, and store the draws."""
+    key = jax.random.key(1)
+    np.asarray(made.generator.sample(key, SAMPLES))  # compile
+    start = time.perf_counter()
+    samples = np.asarray(made.generator.sample(key, SAMPLES))
+    seconds = made.seconds | dict(sampling=time.perf_counter() - start)
+    np.save(out / "samples.npy", samples[:ROWS])
+    figures = judge(samples, problem.train, problem.test)
+    test = np.asarray(problem.test)[:ROWS]
+    figures["law_log_likelihood"] = float(np.mean(np.asarray(made.law_density(test), np.float64)))
+    if made.own_density is not None:
+        values = np.asarray(made.own_density(test), np.float64)
+        figures["log_likelihood"] = float(np.nanmean(values))
+        figures["log_likelihood_certified"] = float(np.isfinite(values).mean())
+    total = sum(seconds.values())
+    return dict(metrics=figures, seconds=seconds | dict(total=total), notes=made.notes)
+
+
+def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """Return every metric of samples against test rows, columns standardised by the training rows."""
+    train, test, samples = (np.asarray(a, np.float64) for a in (train, test, samples))
+    shift, scale = train.mean(0), train.std(0)
+    finite = np.isfinite(samples).all(1)
+    y = (test[:ROWS] - shift) / scale
+    x = ((samples[finite] - shift) / scale)[: len(y)]
+    found, true = metrics.column_moments(samples[finite]), metrics.column_moments(test)
+    kl = np.asarray(metrics.column_kl(y, x))
+    value, threshold = metrics.mmd(jax.random.key(1), x, y)
+    return dict(
+        column_kl=float(kl.mean()),
+        mean_error=float((np.abs(found.mean - true.mean) / scale).max()),
+        std_error=float(np.abs(found.std / true.std - 1).max()),
+        sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
+        mmd=value,
+        mmd_threshold=threshold,
+        classifier=metrics.classifier_accuracy(0, x, y),
+        memorisation=metrics.memorisation(x, (train - shift) / scale, y).share,
+        nonfinite=int((~finite).sum()),
+        columns=dict(
+            kl=kl.tolist(), mean=found.mean.tolist(), std=found.std.tolist(),
+            test_mean=true.mean.tolist(), test_std=true.std.tolist(),
+        ),
+    )  # fmt: skip
+
+
+# --- settings and figures --------------------------------------------------------------------------
+
+
+def reduced(settings: Settings, name: str) -> str:
+    """Return what of the published settings was made smaller, in words; empty if nothing was."""
+    paper = asdict(default_settings(name))
+    changed = {k: (paper[k], v) for k, v in asdict(settings).items() if paper[k] != v}
+    return ", ".join(f"{k} {now:,} instead of {then:,}" for k, (then, now) in changed.items())
+
+
+def quick(settings: Settings) -> Settings:
+    """Return settings small enough to see that everything runs."""
+    small = dict(pairs=400, chunk_size=200, steps=100, euler=20, minibatch=200)
+    return replace(settings, width=min(settings.width, 32), **small)
+
+
+def _draw(problem: Problem, results: Mapping[str, Any], out: Path) -> None:
+    """Write the paper's figures: marginals, pairs of columns, KL per column."""
+    sets = {"held out": np.asarray(problem.test)[:ROWS]}
+    sets |= {title: np.load(results[c]["samples"]) for c, title in COLUMNS.items()}
+    figures = {"marginals": plotting.plot_marginals(sets, title=problem.name)}
+    if problem.train.shape[1] == 2:
+        figures["pairs"] = plotting.plot_samples(sets, title=problem.name)
+    else:
+        figures["pairs"] = plotting.plot_pairs(sets, title=problem.name)
+    kl = {title: results[c]["metrics"]["columns"]["kl"] for c, title in COLUMNS.items()}
+    figures["kl"] = plotting.plot_columns(kl, ylabel="KL(held out || generated), nats")
+    for name, figure in figures.items():
+        aside = out / f"{name}.tmp.png"
+        figure.savefig(aside)
+        os.replace(aside, out / f"{name}.png")

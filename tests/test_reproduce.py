@@ -1,0 +1,214 @@
+"""The paper's experiment as published and ours, small: resumed, complete, honest about reductions."""
+
+import json
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import mcscore as mcs
+from mcscore import comparison, published, reproduce
+from mcscore.cli import main
+from mcscore.published import Settings
+
+SMALL = Settings(width=8, pairs=60, chunk_size=25, steps=20, euler=10, minibatch=30)
+OURS = dict(pairs=200, epochs=1, refine=0, kernel=mcs.Local(0.7, 2), network=mcs.MLP(8, 1))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((400, 3)) @ rng.standard_normal((3, 3)) + 5).astype(np.float32)
+    return reproduce.Problem("power", x[:300], x[300:])
+
+
+def test_published_settings_are_the_paper_s():
+    schedule = published.SCHEDULE
+    alpha, sigma = schedule(np.float32(0.25))
+    np.testing.assert_allclose([alpha, sigma**2], [1 - 0.99 / 4, 0.01 + 0.99 / 4], rtol=1e-6)
+    assert reproduce.default_settings("miniboone") == Settings(width=1400, chunk_size=2000)
+    assert reproduce.default_settings("POWER") == Settings(width=256)
+    steps = Settings().steps
+    assert [round(share * steps) for share in published.HALVED] == [5000, 10_000, 12_000]
+
+
+def test_published_labels_are_euler_s_with_one_minibatch_a_chunk(problem):
+    # By hand, in the formulas of the paper: y - h (b y - g^2/2 score), score over the same rows.
+    key = jax.random.key(0)
+    law, pairs = published.label(key, problem.train, replace(SMALL, pairs=25, minibatch=300))
+    assert pairs.x.shape == (25, 3)
+    _, batch_key = jax.random.split(key)
+    rows = law.subsample(jax.random.fold_in(batch_key, 0), 300)
+    y, steps = np.asarray(pairs.z, np.float64), SMALL.euler
+    for i in range(steps):
+        t = 1 - i / steps
+        score = np.asarray(mcs.score(np.asarray(y, law.dtype), t, rows, published.SCHEDULE))
+        alpha, variance = 1 - 0.99 * t, 0.01 + 0.99 * t
+        drift, noise = -0.99 / alpha, 0.99 + 2 * 0.99 / alpha * variance
+        y = y - (drift * y - noise / 2 * score) / steps
+    np.testing.assert_allclose(pairs.x, y, atol=1e-4)
+
+
+def test_published_training_is_full_batch_adam(problem):
+    key = jax.random.key(1)
+    _, pairs = published.label(key, problem.train, SMALL)
+    generator, losses = published.train(key, pairs, SMALL)
+    network = mcs.MLP.paper(8)
+    params = network.init(key, 3, pairs.z.dtype)
+    optimizer = optax.adam(optax.piecewise_constant_schedule(2e-3, {5: 0.5, 10: 0.5, 12: 0.5}))
+    state = optimizer.init(params)
+
+    def loss(p):
+        return ((network.apply(p, pairs.z) - pairs.x) ** 2).sum(1).mean()
+
+    with jax.numpy_dtype_promotion("standard"):
+        for found in losses:
+            value, gradient = jax.value_and_grad(loss)(params)
+            np.testing.assert_allclose(found, value, rtol=1e-4)
+            updates, state = optimizer.update(gradient, state)
+            params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(
+        generator.params["Dense_0"]["kernel"], params["Dense_0"]["kernel"], atol=1e-4
+    )
+
+
+def test_published_training_resumes_where_it_was_interrupted(problem, tmp_path, monkeypatch):
+    key, path = jax.random.key(1), tmp_path / "training.safetensors"
+    _, pairs = published.label(key, problem.train, SMALL)
+    whole, losses = published.train(key, pairs, SMALL)
+    written = published._write
+
+    def stop(path, state, losses):
+        written(path, state, losses)
+        if len(losses) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(published, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        published.train(key, pairs, SMALL, checkpoint=path)
+    monkeypatch.setattr(published, "_write", written)
+    resumed, again = published.train(key, pairs, SMALL, checkpoint=path)
+    np.testing.assert_allclose(again, losses, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), resumed.params, whole.params
+    )
+    with pytest.raises(ValueError, match="another network"):
+        published.train(key, pairs, replace(SMALL, width=9), checkpoint=path)
+
+
+@pytest.fixture(scope="module")
+def done(problem, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, reproduce.run(problem, out / "power", settings=SMALL, **OURS)
+
+
+def test_both_columns_have_every_metric(done):
+    out, results = done
+    for column in comparison.COLUMNS:
+        metrics = results[column]["metrics"]
+        for _, name, _ in comparison.METRICS:
+            if (column, name) != ("published", "log_likelihood"):  # it has no density
+                assert np.isfinite(metrics[name]), (column, name)
+        assert {"labels", "training", "sampling", "total"} <= set(results[column]["seconds"])
+        assert len(metrics["columns"]["kl"]) == 3
+    assert "log_likelihood" not in results["published"]["metrics"]
+    assert "pairs 60 instead of 200,000" in results["published"]["reduced"]
+    assert json.loads((out / "power" / "results.json").read_text()) == results
+    for name in ("marginals", "pairs", "kl"):
+        assert (out / "power" / f"{name}.png").stat().st_size > 5000
+
+
+def test_what_is_finished_is_not_computed_again(done, problem, monkeypatch):
+    out, results = done
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(reproduce, "_published", never)
+    monkeypatch.setattr(reproduce, "_mcscore", never)
+    assert reproduce.run(problem, out / "power", settings=SMALL, **OURS) == results
+    other = reproduce.Problem("power", problem.train + 1, problem.test)
+    with pytest.raises(AssertionError, match="again"):  # other data: nothing is taken over
+        reproduce.run(other, out / "power", settings=SMALL, **OURS)
+
+
+def test_the_law_s_likelihood_is_that_of_noisy_rows(done, problem):
+    # The published law: training rows plus noise 0.1, in standardised columns.
+    _, results = done
+    shift, scale = problem.train.mean(0), problem.train.std(0)
+    x, y = ((a.astype(float) - shift) / scale for a in (problem.train, problem.test))
+    square = ((y[:, None] - x[None]) ** 2).sum(2)
+    log_p = (
+        np.logaddexp.reduce(-square / (2 * 0.01), 1)
+        - np.log(len(x))
+        - 1.5 * np.log(2 * np.pi * 0.01)
+    )
+    expected = (log_p - np.log(scale).sum()).mean()
+    assert results["published"]["metrics"]["law_log_likelihood"] == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_report_is_one_file_and_says_what_the_results_say(done):
+    out, results = done
+    path = comparison.write_report(out, {"power": results}, "small & rough")
+    text = path.read_text()
+    assert text.count("data:image/png;base64,") == 3 and "small &amp; rough" in text
+    assert not re.search(r'(src|href)="(?!data:)', text) and "http" not in text
+    for column in comparison.COLUMNS:
+        assert f">{comparison.cell(results[column]['metrics']['column_kl'])}<" in text
+    best = min(comparison.COLUMNS, key=lambda c: results[c]["metrics"]["column_kl"])
+    assert f"<td class=best>{comparison.cell(results[best]['metrics']['column_kl'])}<" in text
+    assert "pairs 60 instead of 200,000" in text
+
+
+def test_better_is_nearer_to_the_ideal():
+    lines = {
+        name: comparison._best({"published": a, "mcscore": b}, distance)
+        for (name, _, distance), (a, b) in zip(
+            comparison.METRICS,
+            [(2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (0.6, 0.49), (-2, -1), (-2, -1), (0.7, 0.4)],
+            strict=True,
+        )
+    }
+    assert set(lines.values()) == {"mcscore"}
+    assert comparison._best({"published": None, "mcscore": 1.0}, abs) is None
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path, capsys):
+    assert main(["reproduce", "2d", "--quick", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "checkerboard" in out and "eight_gaussians" in out and "as published" in out
+    assert (tmp_path / "report.html").read_text().count("<h2>") == 3
+
+
+BAD = {
+    "nothing": (["nowhere.npz"], "DATA: expected 2d"),
+    "no folder": (["power"], "--data"),
+    "steps": (["2d", "--published-steps", "0"], "--published-steps: expected at least 2, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case, tmp_path, capsys):
+    arguments, message = BAD[case]
+    assert main(["reproduce", *arguments, "--out", str(tmp_path / "o")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_files_of_every_kind(tmp_path):
+    x = np.random.default_rng(0).standard_normal((50, 3))
+    np.savez(tmp_path / "a_partial.npz", train=x[:40], test=x[40:])
+    np.save(tmp_path / "b.npy", x)
+    np.savetxt(tmp_path / "c.csv", x, delimiter=",", header="one,two,three", comments="")
+    np.savez(tmp_path / "d.npz", rows=x)
+    for name, expected in (("a_partial.npz", "a"), ("b.npy", "b"), ("c.csv", "c")):
+        (found,) = reproduce.problems(str(tmp_path / name), None)
+        assert (found.name, len(found.train), len(found.test)) == (expected, 40, 10)
+    with pytest.raises(ValueError, match="arrays train and test"):
+        reproduce.problems(str(tmp_path / "d.npz"), None)
