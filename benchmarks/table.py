@@ -1,4 +1,4 @@
-"""Write the tables of README.md and benchmarks/README.md from the committed results.
+"""Write the tables of README.md, benchmarks/README.md and docs/experiments.md from the committed results.
 
 python benchmarks/table.py
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from mcscore import comparison
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -91,6 +93,95 @@ def generator() -> list[str]:
     return table
 
 
+def pipeline() -> list[str]:
+    stages = ("mixture", "labels", "training", "refining", "total", "peak_mib")
+    table = ["| | " + " | ".join([*(f"{s}, s" for s in stages[:-1]), "memory, MiB"]) + " |"]
+    table.append("|---" * (len(stages) + 1) + "|")
+    for entry in read("pipeline.jsonl"):
+        if entry["kind"] == "growth":
+            cells = [f"{entry[stage]:.2f}" for stage in stages]
+            label = f"*growth over {entry['over']}*"
+        elif entry["kind"] == "pipeline":
+            cells = [f"{entry[stage]:.0f}" for stage in stages]
+            label = f"{entry['rows']:,} rows, {entry['pairs']:,} pairs, width {entry['width']}"
+        else:
+            continue
+        table.append(f"| {label} | " + " | ".join(cells) + " |")
+    return table
+
+
+def rivals() -> list[str]:
+    columns = {  # how far from the best, for the bold face
+        "sliced_wasserstein": ("SW", lambda v: v),
+        "classifier": ("classifier", lambda v: max(v, 0.5)),
+        "column_kl": ("KL", lambda v: v),
+        "nearer_to_training": ("nearer", lambda v: max(v, 0.5)),
+        "log_likelihood": ("log p, nats", lambda v: -v),
+        "training_seconds": ("training, s", None),
+        "sampling_seconds": ("100,000 draws, s", None),
+        "wild": ("wild draws", None),
+        "full_size_hours": ("full size, h", None),
+    }
+    entries = read("rivals.jsonl")
+    for entry in entries:
+        entry["wild"] = entry.get("nonfinite", 0) + entry.get("beyond_100_deviations", 0)
+    table = ["| | " + " | ".join(title for title, _ in columns.values()) + " |"]
+    table.append("|---" * (len(columns) + 1) + "|")
+    for data in dict.fromkeys(entry["data"] for entry in entries):
+        rows = [entry for entry in entries if entry["data"] == data]
+        about = f"**{data.replace('_', ' ')}**, {rows[0]['rows']:,} rows, d = {rows[0]['d']}"
+        table.append(f"| {about} |" + " |" * len(columns))
+        best = {}
+        for name, (_, distance) in columns.items():
+            fair = [
+                r
+                for r in rows
+                if name in r and not (name == "log_likelihood" and "paper" in r["rival"])
+            ]
+            if distance and fair:
+                best[name] = min(distance(r[name]) for r in fair)
+        for row in rows:
+            if "failed" in row:
+                table.append(
+                    f"| {row['rival']} | failed: {row['failed']} |" + " |" * (len(columns) - 1)
+                )
+                continue
+            cells = []
+            for name, (_, distance) in columns.items():
+                text = "" if name not in row else figure(row[name])
+                if text and name == "log_likelihood" and "paper" in row["rival"]:
+                    text = f"({text})"
+                elif text and distance and distance(row[name]) == best.get(name):
+                    text = f"**{text}**"
+                cells.append(text)
+            table.append(f"| {row['rival']} | " + " | ".join(cells) + " |")
+    return table
+
+
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def reproduced() -> list[str]:
+    runs = {}
+    for name in ("power", "miniboone"):
+        path = RESULTS / f"reproduce_{name}.json"
+        if path.exists():
+            runs[name] = json.loads(path.read_text())
+    titles = (*comparison.COLUMNS.values(), comparison.FLOOR)
+    head = [f"{name}, {title}" for name in runs for title in titles]
+    table = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for lines in zip(*(comparison.table(results) for results in runs.values()), strict=True):
+        cells = []
+        for line in lines:
+            for column, value in line.cells.items():
+                text = comparison.cell(value)
+                cells.append(f"**{text}**" if column == line.best else text)
+            cells.append("" if line.floor is None else comparison.cell(line.floor))
+        table.append(f"| {lines[0].name} | " + " | ".join(cells) + " |")
+    return table
+
+
 def write(path: Path, mark: str, table: list[str]) -> None:
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     text = path.read_text()
@@ -104,3 +195,6 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())
+    write(ROOT / "docs/experiments.md", "reproduce", reproduced())
+    write(ROOT / "docs/experiments.md", "rivals", rivals())
+    write(ROOT / "docs/experiments.md", "pipeline", pipeline())

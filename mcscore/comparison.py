@@ -10,47 +10,72 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 COLUMNS = {"published": "as published", "mcscore": "mcscore"}
+FLOOR = "training rows"  # a reference column: what rows of the same law score
 
-#: Name in the table, key, and how far a value is from the best: what ``better`` compares.
-METRICS: tuple[tuple[str, str, Callable[[float], float]], ...] = (
-    ("KL per column, mean", "column_kl", abs),
-    ("mean, largest error (in deviations)", "mean_error", abs),
-    ("standard deviation, largest relative error", "std_error", abs),
-    ("sliced Wasserstein", "sliced_wasserstein", abs),
-    ("MMD², unbiased", "mmd", lambda v: v),
-    ("classifier accuracy (0.5 is best)", "classifier", lambda v: max(v, 0.5)),
-    ("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
-    ("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
-    ("nearer to training rows (0.5: no copying)", "memorisation", lambda v: max(v, 0.5)),
+
+class Metric(NamedTuple):
+    """One line's name and key, how far a value is from the best, and what difference is only noise."""
+
+    name: str
+    key: str
+    distance: Callable[[float], float] = float
+    noise: Callable[[Mapping[str, Any]], float] = lambda _: 0.0
+
+
+METRICS = (
+    Metric("KL per column, mean", "column_kl"),
+    Metric("mean, largest error (in deviations)", "mean_error"),
+    Metric("standard deviation, largest relative error", "std_error"),
+    Metric("sliced Wasserstein", "sliced_wasserstein"),
+    Metric("MMD², unbiased", "mmd", noise=lambda m: m["mmd_threshold"]),
+    Metric(  # a share of n rows: two standard errors
+        "classifier accuracy (0.5 is best)",
+        "classifier",
+        lambda v: max(v, 0.5),
+        lambda m: m["rows"] ** -0.5,
+    ),
+    Metric("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
+    Metric("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
+    Metric(
+        "nearer to training rows (0.5: no copying)",
+        "memorisation",
+        lambda v: max(v, 0.5),
+        lambda m: m["rows"] ** -0.5,
+    ),
 )
 
 
+STAGES = ("mixture", "labels", "training", "refining", "sampling", "total", "total in full size")
+
+
 class Line(NamedTuple):
-    """One line of the comparison: a cell per column, and the column that is better, if one is."""
+    """One line of the comparison: a cell per column, the better column if one is, the floor's cell."""
 
     name: str
     cells: dict[str, float | None]
     best: str | None
+    floor: float | None
 
 
 def table(results: Mapping[str, Any]) -> list[Line]:
     """Return the comparison line by line: metrics, then seconds."""
     lines = []
-    for name, key, distance in METRICS:
-        cells = {c: results[c]["metrics"].get(key) for c in COLUMNS}
-        lines.append(Line(name, cells, _best(cells, distance)))
-    stages = {stage: None for c in COLUMNS for stage in results[c]["seconds"] if stage != "total"}
-    for stage in [*stages, "total"]:
-        cells = {c: results[c]["seconds"].get(stage) for c in COLUMNS}
-        lines.append(
-            Line(f"seconds: {stage}", cells, _best(cells, abs) if stage == "total" else None)
-        )
+    for name, key, distance, noise in METRICS:
+        metrics = {column: results[column]["metrics"] for column in COLUMNS}
+        cells = {column: found.get(key) for column, found in metrics.items()}
+        known = {c: distance(v) for c, v in cells.items() if v is not None}
+        best = _best(known, max((noise(metrics[c]) for c in known), default=0.0))
+        lines.append(Line(name, cells, best, results["floor"]["metrics"].get(key)))
+    for stage in STAGES:
+        cells = {column: results[column]["seconds"].get(stage) for column in COLUMNS}
+        known = {c: v for c, v in cells.items() if v is not None and "total" in stage}
+        lines.append(Line(f"seconds: {stage}", cells, _best(known), None))
     return lines
 
 
-def _best(cells: Mapping[str, float | None], distance: Callable[[float], float]) -> str | None:
-    ranks = {name: distance(value) for name, value in cells.items() if value is not None}
-    if len(ranks) < 2 or len(set(ranks.values())) == 1:
+def _best(ranks: Mapping[str, float], noise: float = 0.0) -> str | None:
+    """Return the column of least rank; None where noise explains the difference."""
+    if len(ranks) < 2 or max(ranks.values()) - min(ranks.values()) <= noise:
         return None
     return min(ranks, key=lambda name: ranks[name])
 
@@ -70,9 +95,10 @@ def as_text(results: Mapping[str, Any]) -> str:
     """Return the comparison as aligned text; the better cell of a line carries a star."""
     lines = table(results)
     width = max(len(line.name) for line in lines)
-    rows = [" " * width + "".join(f"{title:>16}" for title in COLUMNS.values())]
-    for name, cells, best in lines:
-        marked = (f"{cell(v)}{'*' if c == best else ' '}" for c, v in cells.items())
+    rows = [" " * width + "".join(f"{title:>16}" for title in (*COLUMNS.values(), FLOOR))]
+    for name, cells, best, floor in lines:
+        marked = [f"{cell(v)}{'*' if c == best else ' '}" for c, v in cells.items()]
+        marked.append("" if floor is None else f"{cell(floor)} ")
         rows.append(f"{name:<{width}}" + "".join(f"{text:>16}" for text in marked))
     return "\n".join(rows)
 
@@ -83,7 +109,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem } h2 { margin-top: 2.5rem; border-top: 1px solid #8885; padding-top: 1rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 td, th { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8883 }
-td:first-child, th:first-child { text-align: left } td.best { font-weight: 700 }
+td:first-child, th:first-child { text-align: left } td.best { font-weight: 700 } td.floor { opacity: .6 }
 .wide { overflow-x: auto } img { max-width: 100%; height: auto; background: #fff }
 p.note { opacity: .75; font-size: .9rem }
 """
@@ -118,13 +144,15 @@ def write_report(out: Path, runs: Mapping[str, Mapping[str, Any]], about: str) -
 
 
 def _html_table(results: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in COLUMNS.values())
+    titles = (*COLUMNS.values(), FLOOR)
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     rows = []
-    for name, cells, best in table(results):
+    for name, cells, best, floor in table(results):
         tds = "".join(
             f"<td{' class=best' if column == best else ''}>{cell(value)}</td>"
             for column, value in cells.items()
         )
+        tds += f"<td class=floor>{'' if floor is None else cell(floor)}</td>"
         rows.append(f"<tr><td>{html.escape(name)}</td>{tds}</tr>")
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import jax
@@ -109,12 +111,19 @@ def test_both_columns_have_every_metric(done):
     out, results = done
     for column in comparison.COLUMNS:
         metrics = results[column]["metrics"]
-        for _, name, _ in comparison.METRICS:
-            if (column, name) != ("published", "log_likelihood"):  # it has no density
-                assert np.isfinite(metrics[name]), (column, name)
+        for metric in comparison.METRICS:
+            if (column, metric.key) != ("published", "log_likelihood"):  # it has no density
+                assert np.isfinite(metrics[metric.key]), (column, metric)
         assert {"labels", "training", "sampling", "total"} <= set(results[column]["seconds"])
         assert len(metrics["columns"]["kl"]) == 3
     assert "log_likelihood" not in results["published"]["metrics"]
+    assert results["floor"]["metrics"]["column_kl"] >= 0
+    seconds = results["published"]["seconds"]
+    assert seconds["total in full size"] == pytest.approx(
+        seconds["labels"] * (200_000 / 60) * (500 / 10)
+        + seconds["training"] * (200_000 / 60) * (20_000 / 20)
+        + seconds["sampling"]
+    )
     assert "pairs 60 instead of 200,000" in results["published"]["reduced"]
     assert json.loads((out / "power" / "results.json").read_text()) == results
     for name in ("marginals", "pairs", "kl"):
@@ -165,17 +174,46 @@ def test_report_is_one_file_and_says_what_the_results_say(done):
     assert "pairs 60 instead of 200,000" in text
 
 
-def test_better_is_nearer_to_the_ideal():
-    lines = {
-        name: comparison._best({"published": a, "mcscore": b}, distance)
-        for (name, _, distance), (a, b) in zip(
-            comparison.METRICS,
-            [(2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (0.6, 0.49), (-2, -1), (-2, -1), (0.7, 0.4)],
-            strict=True,
-        )
-    }
-    assert set(lines.values()) == {"mcscore"}
-    assert comparison._best({"published": None, "mcscore": 1.0}, abs) is None
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium on the path")
+def test_report_in_a_browser(done, tmp_path):
+    out, results = done
+    path = comparison.write_report(out, {"power": results}, "in a browser")
+    # Offline, in a profile of its own; the page is narrow, as on a telephone.
+    browser = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--no-first-run", "--disable-component-update", "--disable-sync", "--disable-quic",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,3000",
+    ]  # fmt: skip
+    picture = tmp_path / "page.png"
+    shot = [*browser, f"--screenshot={picture}", path.as_uri()]
+    subprocess.run(shot, check=True, capture_output=True, timeout=120)
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    assert pixels.shape == (3000, 400) and pixels.std() > 20
+    assert (pixels[1200:].min(1) < 128).mean() > 0.3  # the figures are drawn, not only the table
+
+
+def test_better_is_nearer_to_the_ideal_by_more_than_noise():
+    def best(**values):
+        metrics = {
+            column: dict(mmd_threshold=0.01, rows=400, **{k: v[i] for k, v in values.items()})
+            for i, column in enumerate(comparison.COLUMNS)
+        }
+        results = {c: dict(metrics=m, seconds={}) for c, m in metrics.items()}
+        lines = comparison.table(results | {"floor": {"metrics": {}}})
+        (key,) = values
+        names = {metric.key: metric.name for metric in comparison.METRICS}
+        return next(line.best for line in lines if line.name == names[key])
+
+    for metric in comparison.METRICS[:4]:
+        assert best(**{metric.key: (2.0, 1.0)}) == "mcscore"
+    assert best(mmd=(0.02, 0.001)) == "mcscore" and best(mmd=(0.009, 0.001)) is None
+    assert best(classifier=(0.6, 0.49)) == "mcscore" and best(classifier=(0.4, 0.5)) is None
+    assert best(law_log_likelihood=(-2.0, -1.0)) == "mcscore"
+    assert best(memorisation=(0.7, 0.54)) == "mcscore" and best(memorisation=(0.54, 0.4)) is None
+    assert comparison._best({"mcscore": 1.0}) is None
 
 
 @pytest.mark.slow
