@@ -158,6 +158,31 @@ def rivals() -> list[str]:
     return table
 
 
+def front() -> list[str]:
+    """The front page's: a line per rival, a column per table."""
+    entries = read("rivals.jsonl")
+    tables = {
+        e["data"]: f"{e['data'].replace('_', ' ')} ({e['rows']:,}, {e['d']})" for e in entries
+    }
+    out = ["| | " + " | ".join(tables.values()) + " |", "|---" * (len(tables) + 1) + "|"]
+    best = {
+        t: min(e["classifier"] for e in entries if e["data"] == t and "failed" not in e)
+        for t in tables
+    }
+    for rival in dict.fromkeys(entry["rival"] for entry in entries):
+        cells = []
+        for table in tables:
+            (entry,) = (e for e in entries if (e["rival"], e["data"]) == (rival, table))
+            if "failed" in entry:
+                cells.append("failed")
+                continue
+            text = f"{entry['classifier']:.3f}"
+            text = f"**{text}**" if entry["classifier"] == best[table] else text
+            cells.append(f"{text} ({entry['training_seconds']:.0f} s)")
+        out.append(f"| {rival} | " + " | ".join(cells) + " |")
+    return out
+
+
 def figure(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
@@ -197,4 +222,5 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "generator", generator())
     write(ROOT / "docs/experiments.md", "reproduce", reproduced())
     write(ROOT / "docs/experiments.md", "rivals", rivals())
+    write(ROOT / "README.md", "rivals", front())
     write(ROOT / "docs/experiments.md", "pipeline", pipeline())

@@ -78,6 +78,8 @@ def problems(what: str, data: Path | None, quick: bool = False) -> list[Problem]
     if quick:
         found = Problem(found.name, found.train[:500], found.test[:500])
     check_table(found.train)
+    if as_table(found.test, "test")[0].shape[1] != found.train.shape[1]:
+        raise ValueError(f"test: expected {found.train.shape[1]} columns as in train")
     return [found]
 
 

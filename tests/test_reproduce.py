@@ -248,5 +248,10 @@ def test_files_of_every_kind(tmp_path):
     for name, expected in (("a_partial.npz", "a"), ("b.npy", "b"), ("c.csv", "c")):
         (found,) = reproduce.problems(str(tmp_path / name), None)
         assert (found.name, len(found.train), len(found.test)) == (expected, 40, 10)
+    np.savez(tmp_path / "e.npz", train=x[:40], test=x[40:, :2])
+    np.savez(tmp_path / "f.npz", train=x[:40], test=x[40:] * np.nan)
+    for name, message in (("e", "test: expected 3 columns"), ("f", "test: expected finite")):
+        with pytest.raises(ValueError, match=message):
+            reproduce.problems(str(tmp_path / f"{name}.npz"), None)
     with pytest.raises(ValueError, match="arrays train and test"):
         reproduce.problems(str(tmp_path / "d.npz"), None)
