@@ -4,12 +4,13 @@
 
 Throughput in 1e9 (query, row) pairs per second, float32, rows and queries in memory, medians of one run
 with quartiles. Rivals: the paper's formula as a PyTorch broadcast (b x n x d), PyTorch's
-``scaled_dot_product_attention`` with an extra key column for the bias, naive JAX ``vmap``, scikit-learn's
+``scaled_dot_product_attention`` with an extra key column for the bias, KeOps, naive JAX ``vmap``, scikit-learn's
 ``KernelDensity`` (density only). Ceilings: matrix products of the same shapes, and ``exp``.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 
 import jax
@@ -60,6 +61,15 @@ def torch_rivals(x, y, most_pairs):
         return finish((ALPHA * mean - ty) / SIGMA**2)
 
     out = {"PyTorch fused attention": attention}
+    if importlib.util.find_spec("pykeops"):  # compiles with the machine's C++ compiler
+        from pykeops.torch import LazyTensor
+
+        def keops():
+            queries, rows = LazyTensor(ty[:, None, :].contiguous()), LazyTensor(tx[None])
+            logits = -((queries - ALPHA * rows) ** 2).sum(-1) / (2 * SIGMA**2)
+            return finish((ALPHA * logits.sumsoftmaxweight(rows, axis=1) - ty) / SIGMA**2)
+
+        out["KeOps"] = keops
     if len(x) * len(y) * x.shape[1] <= most_pairs:
         out["the paper's formula, PyTorch"] = paper
     return out
