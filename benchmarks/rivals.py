@@ -78,7 +78,8 @@ def scikit(models, note):
             seed = int(jax.random.bits(key, dtype=jnp.uint32))
             if hasattr(model, "means_"):
                 model.random_state = seed
-                drawn = model.sample(n)[0]
+                drawn = model.sample(n)[0]  # component by component: mix them
+                np.random.default_rng(seed).shuffle(drawn)
             else:
                 drawn = model.sample(n, random_state=seed)
             return frame.inverse(drawn)
@@ -267,7 +268,7 @@ def judge(rival: Rival, train, test) -> dict:
 
 def main() -> None:
     options = parser(
-        __doc__, data=FOLDER, only=NAMES,
+        __doc__, data=FOLDER, only=NAMES, rivals=dict(nargs="+", help="names of the rivals to run"),
         **{
             "paper-pairs": dict(type=int, default=10_000, help="default: 10000"),
             "paper-steps": dict(type=int, default=2000, help="default: 2000"),
@@ -291,6 +292,8 @@ def main() -> None:
             "the paper's method": paper(name, options.paper_pairs, options.paper_steps),
         }
         for rival, build in rivals.items():
+            if options.rivals and rival not in options.rivals:
+                continue
             about = dict(data=name, rows=len(train), d=train.shape[1], rival=rival)
             start = time.perf_counter()
             try:

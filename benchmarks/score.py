@@ -4,8 +4,8 @@
 
 Throughput in 1e9 (query, row) pairs per second, float32, rows and queries in memory, medians of one run
 with quartiles. Rivals: the paper's formula as a PyTorch broadcast (b x n x d), PyTorch's
-``scaled_dot_product_attention`` with an extra key column for the bias, KeOps, naive JAX ``vmap``, scikit-learn's
-``KernelDensity`` (density only). Ceilings: matrix products of the same shapes, and ``exp``.
+``scaled_dot_product_attention`` with an extra key column for the bias, KeOps, naive JAX ``vmap``,
+scikit-learn's ``KernelDensity`` (density only). Ceilings: matrix products of the same shapes, and ``exp``.
 """
 
 from __future__ import annotations
