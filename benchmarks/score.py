@@ -19,7 +19,7 @@ import numpy as np
 from clock import Results, measure, parser
 
 import mcscore as mcs
-from mcscore import jet
+from mcscore import fused, jet
 
 SCHEDULE, T = mcs.Rectified(), 0.4  # s = 2/3
 ALPHA, SIGMA = 1 - T, T
@@ -99,11 +99,11 @@ def attention(y, x):
 @jax.jit
 def fused_score(y, law):
     """The score through the fused kernel, which is off by default (see ``mcscore/fused.py``)."""
-    jet.FUSED = True
+    fused.ENABLED = True
     try:
         return jet.stream(y, ALPHA, SIGMA**2, law.blocks).field
     finally:
-        jet.FUSED = False
+        fused.ENABLED = False
 
 
 def relative_error(found, y, x):

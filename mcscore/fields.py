@@ -18,7 +18,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.jet import (
     Jet,
-    block_weights,
     denoiser_reading,
     over_tiles,
     product,
@@ -27,6 +26,7 @@ from mcscore.jet import (
     velocity_reading,
 )
 from mcscore.mixtures import Mixture
+from mcscore.posterior import block_weights
 from mcscore.schedules import Schedule, Time
 
 Points = Float[ArrayLike, "b d"]

@@ -5,7 +5,7 @@ writes the (rows x queries) weights to memory between its two matrix products; h
 stays in registers and a running maximum rescales what was summed before (online softmax).
 
 Written in Pallas for GPUs through its Triton backend, the one whose products are exact in float32
-(Mosaic's know no more than TF32), Ampere or later. It is off unless ``jet.FUSED`` is set, until a
+(Mosaic's know no more than TF32), Ampere or later. It is off unless ``ENABLED``, until a
 benchmark on a GPU says that it is faster: ``python benchmarks/score.py`` prints both side by side.
 On a CPU it runs in Pallas' interpreter, for tests.
 """
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+ENABLED = False  # set before anything is compiled
 ROWS, QUERIES = 64, 64  # a tile of weights, in registers
 NOWHERE = -1e30  # the maximum before any row: finite, so that rows without weight do not give NaN
 

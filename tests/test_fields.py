@@ -220,7 +220,7 @@ def test_fused_kernel_is_the_same_function(kernel, laplacian, monkeypatch):
         return jnp.sum(jet(y).field ** 2)
 
     plain, slope = jet(y), jax.grad(mean)(y)
-    monkeypatch.setattr(jets, "FUSED", True)
+    monkeypatch.setattr(fused, "ENABLED", True)
     assert "pallas_call" in str(jax.make_jaxpr(jet)(y))
     chex.assert_trees_all_close(jet(y), plain, rtol=2e-4, atol=2e-4)
     chex.assert_trees_all_close(jax.grad(mean)(y), slope, rtol=2e-3, atol=1e-2)
