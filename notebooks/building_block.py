@@ -46,11 +46,12 @@ print("divergence:", float(jnp.abs(mcs.divergence(points, 0.3, law, schedule) - 
 
 # %% [markdown]
 # ## A schedule of your own
-# Any frozen dataclass with `alpha(t)` and `variance(t)`; its rates come by one Jacobian-vector product. `vmap` over
-# time shows one point being denoised, from pure noise to the nearest arm.
+# A frozen dataclass with `alpha(t)` and `variance(t)`, registered as a pytree; its rates come by one Jacobian-vector
+# product. `vmap` over time shows what one point is taken for, from hardly any noise to almost nothing else.
 
 
 # %%
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cubed(mcs.Schedule):
     """Noise that comes late: ``alpha = 1 - t^3``, ``sigma = t``."""

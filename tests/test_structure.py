@@ -14,8 +14,8 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "fused", "posterior", "jet", "solvers", "splines", "frames", "metrics", "uci", "download",
-    "datasets", "plotting", "tables", "clustering", "draws", "kernels", "selection", "mixtures",
+    "schedules", "fused", "posterior", "jet", "solvers", "splines", "frames", "metrics", "uci",
+    "download", "datasets", "plotting", "tables", "clustering", "draws", "kernels", "selection", "mixtures",
     "fields", "flow", "pairs", "density", "networks", "generator", "training", "refinement", "pipeline",
     "published", "comparison", "reproduce", "cli", "sklearn",
 ]  # fmt: skip
