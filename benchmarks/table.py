@@ -166,7 +166,7 @@ def front() -> list[str]:
     }
     out = ["| | " + " | ".join(tables.values()) + " |", "|---" * (len(tables) + 1) + "|"]
     best = {
-        t: min(e["classifier"] for e in entries if e["data"] == t and "failed" not in e)
+        t: min(max(e["classifier"], 0.5) for e in entries if e["data"] == t and "failed" not in e)
         for t in tables
     }
     for rival in dict.fromkeys(entry["rival"] for entry in entries):
@@ -177,7 +177,7 @@ def front() -> list[str]:
                 cells.append("failed")
                 continue
             text = f"{entry['classifier']:.3f}"
-            text = f"**{text}**" if entry["classifier"] == best[table] else text
+            text = f"**{text}**" if max(entry["classifier"], 0.5) == best[table] else text
             cells.append(f"{text} ({entry['training_seconds']:.0f} s)")
         out.append(f"| {rival} | " + " | ".join(cells) + " |")
     return out
