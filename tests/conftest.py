@@ -19,6 +19,13 @@ with install_import_hook("mcscore", "beartype.beartype"):
     import mcscore  # noqa: F401
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs: thousands of them in one process use up the kernel's memory maps."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
