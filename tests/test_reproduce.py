@@ -107,6 +107,7 @@ def done(problem, tmp_path_factory):
     return out, reproduce.run(problem, out / "power", settings=SMALL, **OURS)
 
 
+@pytest.mark.slow
 def test_both_columns_have_every_metric(done):
     out, results = done
     for column in comparison.COLUMNS:
@@ -130,6 +131,7 @@ def test_both_columns_have_every_metric(done):
         assert (out / "power" / f"{name}.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_computed_again(done, problem, monkeypatch):
     out, results = done
 
@@ -144,6 +146,7 @@ def test_what_is_finished_is_not_computed_again(done, problem, monkeypatch):
         reproduce.run(other, out / "power", settings=SMALL, **OURS)
 
 
+@pytest.mark.slow
 def test_the_law_s_likelihood_is_that_of_noisy_rows(done, problem):
     # The published law: training rows plus noise 0.1, in standardised columns.
     _, results = done
@@ -161,6 +164,7 @@ def test_the_law_s_likelihood_is_that_of_noisy_rows(done, problem):
     )
 
 
+@pytest.mark.slow
 def test_report_is_one_file_and_says_what_the_results_say(done):
     out, results = done
     path = comparison.write_report(out, {"power": results}, "small & rough")
@@ -217,11 +221,19 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
 
 
 @pytest.mark.slow
-def test_command_line(tmp_path, capsys):
-    assert main(["reproduce", "2d", "--quick", "--out", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert "checkerboard" in out and "eight_gaussians" in out and "as published" in out
-    assert (tmp_path / "report.html").read_text().count("<h2>") == 3
+def test_command_line(problem, tmp_path, capsys):
+    np.savez(tmp_path / "small.npz", train=problem.train, test=problem.test)
+    out = tmp_path / "out"
+    assert main(["reproduce", str(tmp_path / "small.npz"), "--quick", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "small" in printed and "as published" in printed and "pairs 400 instead" in printed
+    assert (out / "report.html").read_text().count("<h2>") == 1
+
+
+def test_two_dimensional_sets_are_problems():
+    found = reproduce.problems("2d", None, quick=True)
+    assert [p.name for p in found] == ["checkerboard", "two_spirals", "eight_gaussians"]
+    assert all(p.train.shape == p.test.shape == (500, 2) for p in found)
 
 
 BAD = {
