@@ -268,9 +268,13 @@ def query_tile() -> int:
     """Return how many queries are evaluated together.
 
     Measured (benchmarks/README.md): a CPU wants tile x block within its caches, a GPU work enough to
-    fill it in every step of the scan over blocks.
+    fill it in every step of the scan over blocks, where its memory allows: one query per MiB, whose
+    weights and their copies take about one part in a hundred of that.
     """
-    return QUERY_TILE or (1024 if jax.default_backend() == "cpu" else 16_384)
+    if QUERY_TILE or jax.default_backend() == "cpu":
+        return QUERY_TILE or 1024
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2**34)
+    return min(16_384, max(1024, memory // 2**20))
 
 
 def over_tiles(function: Callable, operands: tuple) -> Any:

@@ -236,6 +236,22 @@ def test_fused_kernel_lowers_for_a_gpu(monkeypatch):
     assert "triton" in program.as_text()
 
 
+def test_tiles_follow_the_device_s_memory(monkeypatch):
+    assert jets.query_tile() == 1024
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for stats, expected in (
+        (dict(bytes_limit=80 * 2**30), 16_384),
+        (dict(bytes_limit=4 * 2**30), 4096),
+        (dict(bytes_limit=2**28), 1024),
+        (None, 16_384),  # a backend that does not tell
+    ):
+        device = type("Device", (), {"memory_stats": lambda self, stats=stats: stats})()
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert jets.query_tile() == expected
+    monkeypatch.setattr(jets, "QUERY_TILE", 77)
+    assert jets.query_tile() == 77
+
+
 def test_memory_does_not_grow_with_queries_times_rows():
     n, b, d = 100_000, 20_000, 3
     law = mcs.mixture(table(n, d), kernel=mcs.Dirac())
