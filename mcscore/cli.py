@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from mcscore import comparison, datasets, metrics, plotting, reproduce
 from mcscore.fields import score
+from mcscore.files import moved_into_place, write_text
 from mcscore.flow import trajectory
 from mcscore.frames import Gaussianize
 from mcscore.generator import load
@@ -113,47 +113,23 @@ def _version() -> str:
 # --- tables in and out ---------------------------------------------------------------------------
 
 
-def _read(path: Path, name: str | None = None) -> tuple[np.ndarray, list[str] | None]:
-    """Return the table in ``path`` and its column names, if it has any."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            name = name or (names[0] if len(names) == 1 else "train")
-            if name not in names:
-                raise ValueError(f"{path}: expected --array to be one of {names}, got {name!r}")
-            return arrays[name], None
-    if path.suffix == ".csv":
-        return datasets.read_csv(path)
-    raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
-
-
 def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:
     """Write a table aside and move it into place."""
     if path.suffix not in (".csv", ".npy"):
         raise ValueError(f"--out: expected a .csv or .npy file, got {path}")
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            if path.suffix == ".npy":
-                np.save(file, rows)
-            else:
-                np.savetxt(
-                    file, rows, delimiter=",", fmt="%.9g", header=",".join(names or []), comments=""
-                )
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with moved_into_place(path) as aside, aside.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, rows)
+        else:
+            header = ",".join(names or [])
+            np.savetxt(file, rows, delimiter=",", fmt="%.9g", header=header, comments="")
 
 
 # --- commands ------------------------------------------------------------------------------------
 
 
 def _fit(options: argparse.Namespace) -> None:
-    table, names = _read(options.data, options.array)
+    table, names = datasets.read(options.data, options.array)
     if not options.out.parent.is_dir():
         raise FileNotFoundError(f"--out: no folder {options.out.parent}")
     made = fit_stages(
@@ -214,9 +190,7 @@ def _demo(options: argparse.Namespace) -> None:
         histories[name.replace("_", " ")] = made.history
         _draw(options.out, name, made, samples, train, test)
     plotting.plot_history(histories).savefig(options.out / "training.png")
-    aside = options.out / "metrics.json.tmp"
-    aside.write_text(json.dumps(report, indent=1))
-    os.replace(aside, options.out / "metrics.json")
+    write_text(options.out / "metrics.json", json.dumps(report, indent=1))
     print(_table(report))
     print(
         f"\n{time.perf_counter() - start:.0f} s in all; pictures and metrics.json in {options.out}/"

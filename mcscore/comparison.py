@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mcscore.files import write_text
 
 COLUMNS = {"published": "as published", "mcscore": "mcscore"}
 FLOOR = "training rows"  # a reference column: what rows of the same law score
@@ -155,10 +156,3 @@ def _html_table(results: Mapping[str, Any]) -> str:
         tds += f"<td class=floor>{'' if floor is None else cell(floor)}</td>"
         rows.append(f"<tr><td>{html.escape(name)}</td>{tds}</tr>")
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text aside and move it into place."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
-    os.replace(aside, path)

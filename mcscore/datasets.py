@@ -198,12 +198,34 @@ def _sklearn(loader: str) -> np.ndarray:
     return np.asarray(getattr(datasets, loader)().data, dtype=np.float64)
 
 
-def read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Return the numbers in a comma-separated file (n, d), and its header if it has one.
+def read(path: Path, array: str | None = None) -> tuple[np.ndarray, list[str] | None]:
+    """Return the table (n, d) in a ``.npy``, ``.npz`` or ``.csv`` file, and its header if it has one.
+
+    Args:
+        path: The file. Pickles in it are never opened.
+        array: Name of the array in an ``.npz`` file; by default its only one, or "train".
 
     Raises:
-        ValueError: If a cell is not a number or rows differ in length.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is of another kind, has no such array, or cells that are not numbers.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False), None
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            names = list(arrays)
+            name = array or (names[0] if len(names) == 1 else "train")
+            if name not in names:
+                raise ValueError(f"{path}: expected an array of {names}, got {name!r}")
+            return arrays[name], None
+    if path.suffix == ".csv":
+        return _read_csv(path)
+    raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
     with path.open() as file:
         header = file.readline().strip().split(",")
     named = not all(_is_number(cell) for cell in header)

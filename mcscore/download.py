@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mcscore.uci import _source
+from mcscore.uci import source_of
 
 CHUNK = 1 << 20
 
@@ -43,7 +43,7 @@ def fetch(
         ValueError: If ``name`` is unknown or the file's digest is not ``sha256``.
         OSError: If the server fails, or ends before the file does; what came is kept for the next call.
     """
-    source = _source(name)
+    source = source_of(name)
     path = Path(root) / source.archive
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

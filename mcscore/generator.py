@@ -11,8 +11,6 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ from safetensors.numpy import save_file
 
 from mcscore import frames
 from mcscore.density import Density, pull_back, push_forward
+from mcscore.files import moved_into_place
 from mcscore.networks import MLP
 
 FORMAT = "mcscore.generator"
@@ -165,7 +164,7 @@ class Generator:
             binary = program.serialize()
         except ImportError as error:
             raise ImportError("export: needs flatbuffers: pip install mcscore[export]") from error
-        with _moved_into_place(path) as aside:
+        with moved_into_place(path) as aside:
             aside.write_bytes(binary)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -181,20 +180,8 @@ class Generator:
             settings=self.settings,
             versions=json.dumps({name: _version(name) for name in ("mcscore", "jax", "flax")}),
         )
-        with _moved_into_place(path) as aside:
+        with moved_into_place(path) as aside:
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, aside, metadata)
-
-
-@contextmanager
-def _moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that replaces it once the block ends without error."""
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @jax.jit

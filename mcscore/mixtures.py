@@ -18,11 +18,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.draws import draw, pick_rows
-from mcscore.frames import Dequantized, Identity, dequantized
+from mcscore.frames import Identity
 from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel  # noqa: F401 (doctests)
 from mcscore.selection import Auto, Trial, calibrated, choose
 from mcscore.tables import as_table, as_weights
+from mcscore.ties import Dequantized, dequantized
 
 BLOCK_ROWS = 1024
 

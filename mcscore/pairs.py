@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from mcscore.files import moved_into_place
 from mcscore.flow import DEFAULT_STEPS, CanonicalClock, Clock, evaluations, solve_flow
 from mcscore.mixtures import Mixture
 from mcscore.schedules import Schedule
@@ -285,10 +286,8 @@ class _Store:
         return z, x
 
     def write(self, index: int, z: np.ndarray, x: np.ndarray) -> None:
-        path = self._path(index)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"z": z, "x": x}, aside, {"fingerprint": self.fingerprint})
-        os.replace(aside, path)
+        with moved_into_place(self._path(index)) as aside:
+            save_file({"z": z, "x": x}, aside, {"fingerprint": self.fingerprint})
 
 
 def _fingerprint(identity: Any) -> str:

@@ -45,6 +45,15 @@ def _bounds(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low - margin, high + margin
 
 
+def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
+    """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
+    tables = {label: np.asarray(table)[:, :columns] for label, table in sets.items()}
+    first = next(iter(tables.values()))
+    d = first.shape[1]
+    names = [f"column {j}" for j in range(d)] if names is None else list(names)[:d]
+    return tables, names, *_bounds(first)
+
+
 def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
     """Return 2-D point sets side by side on equal axes."""
     figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
@@ -111,11 +120,8 @@ def plot_pairs(
     sets: Mapping[str, Any], *, columns: int = 5, names: Any = None, title: str = ""
 ) -> Any:
     """Return a pair plot of the first ``columns`` columns: marginals and pairwise scatter, sets overlaid."""
-    tables = {name: np.asarray(table) for name, table in sets.items()}
-    first = next(iter(tables.values()))
-    d = min(columns, first.shape[1])
-    names = [f"column {j}" for j in range(d)] if names is None else list(names)
-    low, high = _bounds(first[:, :d])
+    tables, names, low, high = _columns(sets, columns, names)
+    d = len(names)
     figure, axes = _figure(d, d, figsize=(1.75 * d + 0.6, 1.75 * d + 0.8))
     for i in range(d):
         for j in range(d):
@@ -156,11 +162,8 @@ def plot_marginals(
     sets: Mapping[str, Any], *, columns: int = 12, names: Any = None, title: str = ""
 ) -> Any:
     """Return histograms of the first ``columns`` columns, the first set filled and the others as lines."""
-    tables = {name: np.asarray(table) for name, table in sets.items()}
-    first = next(iter(tables.values()))
-    d = min(columns, first.shape[1])
-    names = [f"column {j}" for j in range(d)] if names is None else list(names)
-    low, high = _bounds(first)
+    tables, names, low, high = _columns(sets, columns, names)
+    d, first = len(names), next(iter(tables.values()))
     wide = min(d, 4)
     tall = -(-d // wide)
     figure, axes = _figure(tall, wide, figsize=(2.6 * wide + 0.4, 2.0 * tall + 0.8))

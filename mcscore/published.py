@@ -28,6 +28,7 @@ import safetensors.numpy
 from jaxtyping import Array
 from tqdm import tqdm
 
+from mcscore.files import moved_into_place
 from mcscore.flow import TimeClock
 from mcscore.frames import Affine
 from mcscore.generator import Generator
@@ -140,14 +141,16 @@ def _descend(state: State, data: tuple, count: int, network: MLP, optimizer: Any
 
 def _write(path: Path, state: State, losses: np.ndarray) -> None:
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    safetensors.numpy.save_file(leaves | {"losses": losses}, aside)
-    os.replace(aside, path)
+    with moved_into_place(path) as aside:
+        safetensors.numpy.save_file(leaves | {"losses": losses}, aside)
 
 
 def _read(path: Path, state: State) -> tuple[State, np.ndarray]:
-    arrays = safetensors.numpy.load_file(path)
-    losses = arrays.pop("losses")
+    try:
+        arrays = safetensors.numpy.load_file(path)
+        losses = arrays.pop("losses")
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove it to start anew") from error
     leaves, tree = jax.tree.flatten(state)
     found = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))]
     if [a.shape for a in found] != [a.shape for a in leaves]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -20,8 +19,9 @@ import jax
 import numpy as np
 
 from mcscore import datasets, metrics, plotting, published
-from mcscore.comparison import COLUMNS, write_text
+from mcscore.comparison import COLUMNS
 from mcscore.fields import log_density
+from mcscore.files import moved_into_place, write_text
 from mcscore.generator import Generator
 from mcscore.pipeline import check_table, fit_stages
 from mcscore.published import SCHEDULE, WIDTHS, Settings
@@ -88,12 +88,10 @@ def _file(path: Path) -> Problem:
     if not path.is_file():
         raise ValueError(f"DATA: expected 2d, {', '.join(WIDTHS)} or a file, got {path}")
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            if not {"train", "test"} <= set(arrays):
-                raise ValueError(f"{path}: expected arrays train and test, got {list(arrays)}")
-            return Problem(name, arrays["train"], arrays["test"])
-    table = np.load(path) if path.suffix == ".npy" else datasets.read_csv(path)[0]
-    return Problem(name, *datasets.split(0, as_table(table)[0], 0.8, 0.2))
+        train, test = (datasets.read(path, part)[0] for part in ("train", "test"))
+        return Problem(name, train, test)
+    table, _ = as_table(datasets.read(path)[0])
+    return Problem(name, *datasets.split(0, table, 0.8, 0.2))
 
 
 def run(
@@ -300,6 +298,5 @@ def _draw(problem: Problem, results: Mapping[str, Any], out: Path) -> None:
     kl = {title: results[c]["metrics"]["columns"]["kl"] for c, title in COLUMNS.items()}
     figures["kl"] = plotting.plot_columns(kl, ylabel="KL(held out || generated), nats")
     for name, figure in figures.items():
-        aside = out / f"{name}.tmp.png"
-        figure.savefig(aside)
-        os.replace(aside, out / f"{name}.png")
+        with moved_into_place(out / f"{name}.png") as aside:
+            figure.savefig(aside)

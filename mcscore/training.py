@@ -6,7 +6,6 @@ looks at the losses. The weights kept are the running average (EMA) with the bes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -150,14 +149,13 @@ def recalibrate(generator: Generator, pairs: Pairs) -> Generator:
     """
     if pairs.frame is None:
         return generator
-    network = jax.jit(generator.network.apply)
-    y = np.concatenate([network(generator.params, z) for z in _parts(pairs.z)])
+    y = np.asarray(_outputs(generator.params, jnp.asarray(pairs.z), generator.network))
     return replace(generator, frame=pairs.frame.recalibrated(y, np.asarray(pairs.x)))
 
 
-def _parts(z: Any) -> Iterator[Array]:
-    for start in range(0, len(z), 10_000):
-        yield jnp.asarray(z[start : start + 10_000])
+@partial(jax.jit, static_argnums=2)
+def _outputs(params: Any, z: Array, network: MLP) -> Array:
+    return jax.lax.map(lambda row: network.apply(params, row[None])[0], z, batch_size=10_000)
 
 
 class _Options(NamedTuple):

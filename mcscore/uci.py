@@ -49,7 +49,6 @@ class Source:
     Attributes:
         url: The owner's address.
         archive: Name of the file there.
-        members: What is read of it, by name without folders.
         rows: Published numbers of training, validation and test rows.
         columns: Published number of columns.
         prepare: From an opener of members to the three parts.
@@ -57,7 +56,6 @@ class Source:
 
     url: str
     archive: str
-    members: tuple[str, ...]
     rows: tuple[int, int, int]
     columns: int
     prepare: Callable[[Callable[[str], Opened]], Splits]
@@ -80,7 +78,7 @@ def uci(name: str, root: str | Path, *, complete: bool = True) -> Splits:
         ValueError: If ``name`` is unknown, a file is broken, or counts differ from the published.
         FileNotFoundError: If ``root`` has neither the archive nor its file.
     """
-    source = _source(name)
+    source = source_of(name)
     try:
         splits = source.prepare(lambda member: _open(Path(root), source, member))
     except (EOFError, OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
@@ -96,7 +94,8 @@ def uci(name: str, root: str | Path, *, complete: bool = True) -> Splits:
     return Splits(*(np.asarray(part, np.float32) for part in splits))
 
 
-def _source(name: str) -> Source:
+def source_of(name: str) -> Source:
+    """Return where the table ``name`` comes from; ``ValueError`` names those that are known."""
     if name not in SOURCES:
         raise ValueError(f"name: expected one of {sorted(SOURCES)}, got {name!r}")
     return SOURCES[name]
@@ -280,7 +279,6 @@ SOURCES = {
     "power": Source(
         f"{_UCI}/235/individual+household+electric+power+consumption.zip",
         "power.zip",
-        ("household_power_consumption.txt",),
         (1_659_917, 184_435, 204_928),
         6,
         _power,
@@ -288,7 +286,6 @@ SOURCES = {
     "gas": Source(
         f"{_UCI}/322/gas+sensor+array+under+dynamic+gas+mixtures.zip",
         "gas.zip",
-        ("ethylene_CO.txt",),
         (852_174, 94_685, 105_206),
         8,
         _gas,
@@ -296,7 +293,6 @@ SOURCES = {
     "hepmass": Source(
         f"{_UCI}/347/hepmass.zip",
         "hepmass.zip",
-        ("1000_train.csv", "1000_test.csv"),
         (315_123, 35_013, 174_987),
         21,
         _hepmass,
@@ -304,7 +300,6 @@ SOURCES = {
     "miniboone": Source(
         f"{_UCI}/199/miniboone+particle+identification.zip",
         "miniboone.zip",
-        ("MiniBooNE_PID.txt",),
         (29_556, 3_284, 3_648),
         43,
         _miniboone,
@@ -312,7 +307,6 @@ SOURCES = {
     "bsds300": Source(
         f"{_BSDS}/BSDS300-images.tgz",
         "BSDS300-images.tgz",
-        ("BSDS300-images.tgz",),
         (1_000_000, 50_000, 250_000),
         63,
         _bsds300,

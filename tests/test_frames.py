@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
-from mcscore.frames import dequantized
+from mcscore.ties import dequantized
 from tests.conftest import X64
 
 RNG = np.random.default_rng(0)

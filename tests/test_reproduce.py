@@ -97,6 +97,10 @@ def test_published_training_resumes_where_it_was_interrupted(problem, tmp_path, 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), resumed.params, whole.params
     )
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="damaged"):
+        published.train(key, pairs, SMALL, checkpoint=path)
+    published._write(path, mcs.training.begin(whole.params, optax.adam(1e-3), 0.0), losses)
     with pytest.raises(ValueError, match="another network"):
         published.train(key, pairs, replace(SMALL, width=9), checkpoint=path)
 
@@ -265,5 +269,5 @@ def test_files_of_every_kind(tmp_path):
     for name, message in (("e", "test: expected 3 columns"), ("f", "test: expected finite")):
         with pytest.raises(ValueError, match=message):
             reproduce.problems(str(tmp_path / f"{name}.npz"), None)
-    with pytest.raises(ValueError, match="arrays train and test"):
+    with pytest.raises(ValueError, match="got 'train'"):
         reproduce.problems(str(tmp_path / "d.npz"), None)

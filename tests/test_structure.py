@@ -14,13 +14,14 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "fused", "posterior", "jet", "solvers", "splines", "frames", "metrics", "uci",
-    "download", "datasets", "plotting", "tables", "clustering", "draws", "kernels", "selection", "mixtures",
-    "fields", "flow", "pairs", "density", "networks", "generator", "training", "refinement", "pipeline",
-    "published", "comparison", "reproduce", "cli", "sklearn",
+    "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "ties", "frames",
+    "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
+    "kernels", "selection", "mixtures", "fields", "flow", "pairs", "density", "networks",
+    "generator", "training", "refinement", "pipeline", "published", "comparison", "reproduce",
+    "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules", "fused", "solvers", "splines", "metrics", "uci", "plotting", "tables",
+    "schedules", "files", "fused", "solvers", "splines", "ties", "metrics", "uci", "plotting", "tables",
     "clustering", "density", "networks",
 }  # fmt: skip
 OWNERS = {

@@ -1,0 +1,29 @@
+"""Writing files so that nothing is ever lost: aside first, then moved into place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that replaces it once the block ends without error.
+
+    The temporary path keeps the suffix, by which some writers choose their format.
+    """
+    path = Path(path)
+    aside = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text aside and move it into place."""
+    with moved_into_place(path) as aside:
+        aside.write_text(text)
