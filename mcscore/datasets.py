@@ -7,7 +7,10 @@ The large ones of the literature are read by ``uci(name, root)`` and downloaded 
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,32 +210,37 @@ def read(path: Path, array: str | None = None) -> tuple[np.ndarray, list[str] | 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind, has no such array, or cells that are not numbers.
+        ValueError: If it is of another kind, damaged, without such an array, or not all numbers.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays)
-            name = array or (names[0] if len(names) == 1 else "train")
-            if name not in names:
-                raise ValueError(f"{path}: expected an array of {names}, got {name!r}")
-            return arrays[name], None
-    if path.suffix == ".csv":
-        return _read_csv(path)
-    raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
+    readers = {".npy": _read_npy, ".npz": partial(_read_npz, array=array), ".csv": _read_csv}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
+    try:
+        return readers[path.suffix](path)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable table ({error})") from error
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, None]:
+    return np.load(path, mmap_mode="r", allow_pickle=False), None
+
+
+def _read_npz(path: Path, array: str | None) -> tuple[np.ndarray, None]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        names = list(arrays)
+        name = array or (names[0] if len(names) == 1 else "train")
+        if name not in names:
+            raise ValueError(f"expected an array of {names}, got {name!r}")
+        return arrays[name], None
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
     with path.open() as file:
         header = file.readline().strip().split(",")
     named = not all(_is_number(cell) for cell in header)
-    try:
-        table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected numbers separated by commas ({error})") from error
+    table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
     return table, header if named else None
 
 

@@ -125,3 +125,23 @@ def test_every_picture_draws(key, tmp_path):
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "figure.png")
         assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+DAMAGED = {
+    "truncated.npz": lambda whole: whole[:200],
+    "flipped.npz": lambda whole: whole[:150] + bytes(100) + whole[250:],
+    "empty.npz": lambda whole: b"",
+    "empty.npy": lambda whole: b"",
+    "binary.csv": lambda whole: whole,
+    "words.csv": lambda whole: b"a,b\n1,x\n",
+    "ragged.csv": lambda whole: b"1,2\n3\n",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_tables_are_named(name, tmp_path):
+    np.savez_compressed(tmp_path / "whole.npz", train=np.random.default_rng(0).random((50, 3)))
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name]((tmp_path / "whole.npz").read_bytes()))
+    with pytest.raises(ValueError, match=f"{name}: not a readable table"):
+        mcs.datasets.read(path)

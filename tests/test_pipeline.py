@@ -134,7 +134,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
         (["fit", str(tmp_path / "no.csv"), "--out", "m"], "no file"),
         (
             ["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "m")],
-            "numbers separated by commas",
+            "not a readable table",
         ),
         (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "no" / "m")], "x.csv|no folder"),
         (["sample", str(before), "--out", "s.csv"], "damaged"),
