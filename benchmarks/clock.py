@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Threads of PyTorch and KeOps that spin after their work would slow down whatever is timed next.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import jax
 import numpy as np
 
@@ -30,20 +33,40 @@ FOLDER = dict(type=Path, help="folder of .npz files with arrays 'train' and 'tes
 NAMES = dict(nargs="+", help="names of the tables to run")
 
 
-def measure(
-    function: Callable[[], Any], *, repeats: int = 7, most_seconds: float = 20.0
-) -> dict[str, float]:
+def measure(function: Callable[[], Any], seconds: float = 1.0) -> dict[str, float]:
     """Return the median seconds of ``function``, their quartiles, and the first call's seconds."""
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    first = time.perf_counter() - start
-    seconds: list[float] = []
-    while len(seconds) < repeats and (not seconds or sum(seconds) < most_seconds):
+    return measure_in_turn({"": function}, rounds=1, seconds=seconds)[""]
+
+
+def measure_in_turn(
+    functions: dict[str, Callable[[], Any]], *, rounds: int = 5, seconds: float = 0.8
+) -> dict[str, dict[str, float]]:
+    """Call every function for ``seconds`` per round, so that all meet the machine's better and worse moments.
+
+    A turn's first quarter is not counted: what ran before leaves other data in the caches, and the
+    cores need their time to wake. Every turn has two calls at least, of which the last counts.
+    """
+
+    def once(function):
         start = time.perf_counter()
         jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - start)
-    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-    return {"first": first, "median": median, "low": low, "high": high, "repeats": len(seconds)}
+        return time.perf_counter() - start
+
+    first = {name: once(function) for name, function in functions.items()}
+    counted: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            turn = [once(function)]
+            while len(turn) < 2 or sum(turn) < seconds:
+                turn.append(once(function))
+            cold = np.searchsorted(np.cumsum(turn), seconds / 4) + 1
+            counted[name] += turn[min(cold, len(turn) - 1) :]
+    out = {}
+    for name, turn in counted.items():
+        low, median, high = np.quantile(turn, [0.25, 0.5, 0.75])
+        out[name] = {"first": first[name], "median": median, "low": low, "high": high}
+        out[name]["calls"] = len(turn)
+    return out
 
 
 def machine() -> dict[str, Any]:

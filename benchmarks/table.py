@@ -86,6 +86,8 @@ def generator() -> list[str]:
     table.append("|---" * (len(columns) + 1) + "|")
     for entry in read("generator.jsonl"):
         cells = ["" if entry[name] is None else f"{entry[name]:.3g}" for name in columns]
+        for at, name in ((1, "deviation"), (2, "spectrum")):
+            cells[at] = f"{entry[name]:.1%} ({entry[f'{name}_of_law']:.1%})"
         label = f"{entry['data'].replace('_', ' ')} ({entry['rows']:,}, {entry['d']})"
         if entry["variant"] != "default":
             label = f"- {entry['variant']}"
