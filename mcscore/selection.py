@@ -9,6 +9,7 @@ many as it takes, they are clustered anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,7 +109,7 @@ class _Split:
         laid = clustered_blocks(
             self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
         )
-        return jax.tree.map(lambda a: jnp.asarray(a, float), laid)
+        return _on_device(_rounded_up(laid) if len(self.x) < SMALL else laid)
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
         """Return the mean held-out log-likelihood for each bandwidth."""
@@ -117,20 +118,55 @@ class _Split:
 
     def log_likelihood(self, frame: Any, law: Blocks) -> float:
         """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
-        log_p = _log_density(jnp.asarray(frame.forward(self.held), float), law)
-        log_p = np.maximum(np.asarray(log_p, np.float64), -1e4)
-        return float(self.share @ (log_p + np.asarray(frame.log_det(jnp.asarray(self.held)))))
+        n = len(self.held)
+        x = _padded(self.held, 0) if len(self.x) < SMALL else self.held
+        y = frame.forward(x)  # on the host, in float64
+        log_p, log_det = (np.asarray(a, np.float64)[:n] for a in _log_densities(y, x, frame, law))
+        return float(self.share @ (np.maximum(log_p, -1e4) + log_det))
 
     def memorisation(self, frame: Any, law: Blocks) -> float:
         """Return ``metrics.memorisation`` of as many draws as held-out rows, columns standardised."""
-        draws = frame.inverse(draw(jax.random.key(self.auto.seed), law, len(self.held)))
-        tables = (frame.restore(draws), self.training, self.held)
+        draws = _draws(jax.random.key(self.auto.seed), frame, law, _power_of_two(len(self.held)))
+        tables = (frame.restore(draws[: len(self.held)]), self.training, self.held)
         return memorisation(*(np.asarray(a) / self.training.std(0) for a in tables)).share
 
 
 @jax.jit
-def _log_density(x: jax.Array, blocks: Blocks) -> jax.Array:
-    return stream(x, 1.0, 0.0, blocks).log_p
+def _log_densities(
+    y: jax.Array, x: jax.Array, frame: Any, blocks: Blocks
+) -> tuple[jax.Array, jax.Array]:
+    """Return the law's log density at ``y``, the rows ``x`` in the frame, and the frame's Jacobian."""
+    return stream(y, 1.0, 0.0, blocks).log_p, frame.log_det(x)
+
+
+@partial(jax.jit, static_argnums=3)
+def _draws(key: jax.Array, frame: Any, blocks: Blocks, n: int) -> jax.Array:
+    return frame.inverse(draw(key, blocks, n))
+
+
+def _on_device(blocks: Blocks) -> Blocks:
+    """Return the blocks in JAX's precision, cast on the host: no program for every new shape."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype)), blocks)
+
+
+def _rounded_up(blocks: Blocks) -> Blocks:
+    """Return the same law in shapes of powers of two: a small table's folds share compiled programs."""
+    rows, log_weights, *others = jax.tree.leaves(blocks)
+    log_weights = _padded(_padded(log_weights, 0, -np.inf), 1, -np.inf)
+    return Blocks(_padded(_padded(rows, 0), 1), log_weights, *(_padded(a, 0) for a in others))
+
+
+def _power_of_two(size: int) -> int:
+    """Return the least that is at least ``size``."""
+    return 2 ** (size - 1).bit_length()
+
+
+def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:
+    """Return ``a``, its ``axis`` lengthened to a power of two by ``value`` or its own last entry."""
+    more = [(0, 0)] * a.ndim
+    more[axis] = (0, _power_of_two(a.shape[axis]) - a.shape[axis])
+    return np.pad(a, more, "edge") if value is None else np.pad(a, more, constant_values=value)
 
 
 def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
@@ -140,7 +176,7 @@ def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
     """
     if rows <= SMALL:
         return frame
-    law = jax.tree.map(lambda a: jnp.asarray(a, float), blocks)
+    law = _on_device(blocks)
     return frame.calibrated(lambda: np.asarray(draw(jax.random.key(0), law, CALIBRATING_DRAWS)))
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
+from mcscore import jet
 from mcscore.clustering import clusterings
 from mcscore.kernels import _equal_share, block_size, clustered_blocks
 from mcscore.mixtures import draw
+from mcscore.selection import _on_device, _rounded_up
 from tests import reference
 from tests.conftest import X64
 
@@ -213,6 +215,21 @@ def test_padding_stays_small():
         counts = -(-sizes // rows)
         stored = counts.sum() * (-(-sizes // counts)).max()
         assert 1 - sizes.sum() / stored < 0.15
+
+
+def test_shapes_of_powers_of_two_hold_the_same_law(key, tol):
+    x = two_clusters(n=90)
+    labels = [assign(x) for assign in clusterings(x, 3, range(2))]
+    blocks = clustered_blocks(x, np.full(90, 1 / 90), labels, 0.5, 1024)
+    rounded = _rounded_up(blocks)
+    assert blocks.log_weights.shape != rounded.log_weights.shape
+    assert all(size.bit_count() == 1 for size in rounded.log_weights.shape)
+    points = jnp.asarray(x[:20])
+    laws = [_on_device(b) for b in (blocks, rounded)]
+    exact, found = (jet.stream(points, 1.0, 0.0, law).log_p for law in laws)
+    np.testing.assert_allclose(found, exact, atol=tol(1e-12, 1e-5))
+    drawn = np.asarray(draw(key, laws[1], 4000))
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(x.T), atol=0.4)
 
 
 def test_weights_count():
