@@ -6,7 +6,6 @@ python benchmarks/table.py
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from mcscore import comparison
@@ -114,17 +113,12 @@ def pipeline() -> list[str]:
 
 
 def best_of(rows: list[dict], name: str, rank) -> set[str]:
-    """Return the rivals whose figure is the best, or within two standard errors of it."""
-    rows = [
-        r for r in rows if name in r and not (name == "log_likelihood" and "paper" in r["rival"])
-    ]
-    first = min(rows, key=lambda r: rank(r[name]))
-    error = lambda r: r.get(f"{name}_error", 0.0)
-    return {
-        r["rival"]
-        for r in rows
-        if rank(r[name]) - rank(first[name]) <= 2 * math.hypot(error(r), error(first))
-    }
+    """Return the rival whose figure is the best, and those within two standard errors of it."""
+    paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
+    rows = [row for row in rows if name in row and not paper(row)]
+    first = min(rows, key=lambda row: rank(row[name]))
+    least = rank(first[name]) + 2 * first.get(f"{name}_error", 0.0)
+    return {row["rival"] for row in rows if rank(row[name]) <= least}
 
 
 def rivals() -> list[str]:
