@@ -81,7 +81,7 @@ def judge(gen, made) -> dict:
     """Return every figure of one generator against the law and the labels of its fit."""
     key, law = jax.random.key(1), made.mixture
     labels = np.asarray(made.pairs.labels())
-    # Rare values ten deviations away decide a deviation: of 100,000 draws it is known to 1 % only.
+    # Rare values far out decide a deviation: many draws, so that only the labels' noise is left.
     many = 20 * len(labels)
     samples, exact = (np.asarray(model.sample(key, many)) for model in (gen, law))
     half = min(len(labels) // 2, 10_000)

@@ -55,6 +55,23 @@ def score() -> list[str]:
             values = {entry["d"]: entry["gpairs"] for entry in entries if entry["name"] == name}
             cells = [f"{values[d]:.2f}" if d in values else "" for d in (2, 6, 21, 43)]
             table.append(f"| {name}, {device} | " + " | ".join(cells) + " |")
+    # What two products and one exp take by themselves is the least that a pair can cost.
+    lines = read("score_cpu.jsonl")
+    cells = []
+    for d in (2, 6, 21, 43):
+        alone = sum(1 / e["gpairs"] for e in lines if e["kind"] == "ceiling" and e["d"] == d)
+        (ours,) = (
+            e["gpairs"]
+            for e in lines
+            if e.get("name") == "mcscore.score"
+            and e.get("rows") == 16384
+            and e["kind"] == "score"
+            and e["d"] == d
+        )
+        cells.append(f"{ours * alone:.0%}")
+    table.append(
+        "| mcscore.score, share of its products and exp alone | " + " | ".join(cells) + " |"
+    )
     return table
 
 

@@ -268,13 +268,14 @@ def query_tile() -> int:
     """Return how many queries are evaluated together.
 
     Measured (benchmarks/README.md): a CPU wants tile x block within its caches, a GPU work enough to
-    fill it in every step of the scan over blocks, where its memory allows: one query per MiB, whose
+    fill it in every step of the scan over blocks, where its memory allows: one query per free MiB, whose
     weights and their copies take about one part in a hundred of that.
     """
     if QUERY_TILE or jax.default_backend() == "cpu":
         return QUERY_TILE or 1024
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2**34)
-    return min(16_384, max(1024, memory // 2**20))
+    memory = jax.local_devices()[0].memory_stats() or {}
+    free = memory.get("bytes_limit", 2**34) - memory.get("bytes_in_use", 0)
+    return min(16_384, max(1024, free // 2**20))
 
 
 def over_tiles(function: Callable, operands: tuple) -> Any:

@@ -94,6 +94,7 @@ class _Split:
         self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
         self.auto = auto
+        self.small = len(x) <= SMALL  # five folds, which share compiled programs
         self.clusters: dict[int, list[tuple[Any, np.ndarray]]] = {}
 
     def clustered(self, blocks: int, partitions: int) -> list[tuple[Any, np.ndarray]]:
@@ -109,7 +110,7 @@ class _Split:
         laid = clustered_blocks(
             self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
         )
-        return _on_device(_rounded_up(laid) if len(self.x) < SMALL else laid)
+        return _on_device(_rounded_up(laid) if self.small else laid)
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
         """Return the mean held-out log-likelihood for each bandwidth."""
@@ -119,7 +120,7 @@ class _Split:
     def log_likelihood(self, frame: Any, law: Blocks) -> float:
         """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
         n = len(self.held)
-        x = _padded(self.held, 0) if len(self.x) < SMALL else self.held
+        x = _padded(self.held, 0) if self.small else self.held
         y = frame.forward(x)  # on the host, in float64
         log_p, log_det = (np.asarray(a, np.float64)[:n] for a in _log_densities(y, x, frame, law))
         return float(self.share @ (np.maximum(log_p, -1e4) + log_det))

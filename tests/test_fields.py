@@ -242,6 +242,7 @@ def test_tiles_follow_the_device_s_memory(monkeypatch):
     for stats, expected in (
         (dict(bytes_limit=80 * 2**30), 16_384),
         (dict(bytes_limit=4 * 2**30), 4096),
+        (dict(bytes_limit=8 * 2**30, bytes_in_use=5 * 2**30), 3072),
         (dict(bytes_limit=2**28), 1024),
         (None, 16_384),  # a backend that does not tell
     ):
