@@ -12,6 +12,7 @@ from mcscore import comparison
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
+OURS = "mcscore.score"
 
 
 def read(name: str) -> list[dict]:
@@ -57,21 +58,13 @@ def score() -> list[str]:
             table.append(f"| {name}, {device} | " + " | ".join(cells) + " |")
     # What two products and one exp take by themselves is the least that a pair can cost.
     lines = read("score_cpu.jsonl")
-    cells = []
-    for d in (2, 6, 21, 43):
-        alone = sum(1 / e["gpairs"] for e in lines if e["kind"] == "ceiling" and e["d"] == d)
-        (ours,) = (
-            e["gpairs"]
-            for e in lines
-            if e.get("name") == "mcscore.score"
-            and e.get("rows") == 16384
-            and e["kind"] == "score"
-            and e["d"] == d
-        )
-        cells.append(f"{ours * alone:.0%}")
-    table.append(
-        "| mcscore.score, share of its products and exp alone | " + " | ".join(cells) + " |"
-    )
+    alone = {d: 0.0 for d in (2, 6, 21, 43)}
+    for line in lines:
+        if line["kind"] == "ceiling":
+            alone[line["d"]] += 1 / line["gpairs"]
+    ours = (e for e in lines if (e["kind"], e["name"], e.get("rows")) == ("score", OURS, 16384))
+    cells = [f"{entry['gpairs'] * alone[entry['d']]:.0%}" for entry in ours]
+    table.append(f"| {OURS}, share of its products and exp alone | " + " | ".join(cells) + " |")
     return table
 
 
