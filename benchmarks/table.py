@@ -58,7 +58,7 @@ def score() -> list[str]:
             table.append(f"| {name}, {device} | " + " | ".join(cells) + " |")
     # What two products and one exp take by themselves is the least that a pair can cost.
     lines = read("score_cpu.jsonl")
-    alone = {d: 0.0 for d in (2, 6, 21, 43)}
+    alone = dict.fromkeys((2, 6, 21, 43), 0.0)
     for line in lines:
         if line["kind"] == "ceiling":
             alone[line["d"]] += 1 / line["gpairs"]
