@@ -24,8 +24,8 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint  ## everything, in float64 and once more in float32 as users run it
-	$(BIN)/pytest -n 2
-	MCSCORE_X64=0 $(BIN)/pytest -n 2 -m "not slow" tests
+	$(BIN)/pytest -n 2 --dist worksteal
+	MCSCORE_X64=0 $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests
 
 test-fast: setup
 	$(BIN)/pytest -n 2 -m "not slow" tests/test_schedules.py tests/test_fields.py tests/test_mixtures.py tests/test_structure.py

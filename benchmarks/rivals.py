@@ -33,10 +33,9 @@ from labels import paper_seconds
 from laws import flow, tables
 
 import mcscore as mcs
-from mcscore import published
+from mcscore import published, reproduce
 
-DRAWS, SETS = 100_000, 5
-SLICES = jax.random.key(0)
+DRAWS = 100_000
 
 
 class Rival(NamedTuple):
@@ -241,33 +240,20 @@ def paper_hours(train, width: int) -> float:
 
 def judge(rival: Rival, train, test, draws: int = DRAWS) -> dict:
     """Return every column of the table for one trained rival."""
-    shift, scale = train.mean(0), train.std(0)
-    standard = lambda a: (np.asarray(a, np.float64) - shift) / scale
     np.asarray(rival.sample(jax.random.key(8), draws))
     start = time.perf_counter()
-    samples = standard(rival.sample(jax.random.key(9), draws))
+    samples = np.asarray(rival.sample(jax.random.key(9), draws), np.float64)
     seconds = time.perf_counter() - start
     finite = np.isfinite(samples).all(1)
-    far = finite & (np.abs(samples) > 100).any(1)
-    y = standard(test)[:10_000]
+    far = finite & (np.abs(samples - train.mean(0)) > 100 * train.std(0)).any(1)
+    found = reproduce.judge(samples, train, test)
     out: dict = dict(
         sampling_seconds=seconds,
         nonfinite=int((~finite).sum()),
         beyond_100_deviations=int(far.sum()),
     )
-    sets = np.array_split(samples[finite][: SETS * len(y)], SETS)
-    for name, metric in (
-        ("sliced_wasserstein", lambda x, seed: mcs.metrics.sliced_wasserstein(SLICES, x, y)),
-        ("classifier", lambda x, seed: mcs.metrics.classifier_accuracy(seed, x, y)),
-        ("column_kl", lambda x, seed: np.mean(mcs.metrics.column_kl(y, x))),
-        (
-            "nearer_to_training",
-            lambda x, seed: mcs.metrics.memorisation(x, standard(train), y).share,
-        ),
-    ):
-        values = [float(metric(x, seed)) for seed, x in enumerate(sets)]
-        out[name] = float(np.mean(values))
-        out[f"{name}_error"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
+    for name in ("sliced_wasserstein", "classifier", "column_kl", "memorisation"):
+        out |= {key: found[key] for key in (name, f"{name}_error")}
     if rival.log_prob is not None:
         values = np.asarray(rival.log_prob(test), np.float64)
         known = np.isfinite(values)

@@ -97,7 +97,7 @@ def generator() -> list[str]:
     for entry in read("generator.jsonl"):
         cells = ["" if entry[name] is None else f"{entry[name]:.3g}" for name in columns]
         for at, name in ((1, "deviation"), (2, "spectrum")):
-            cells[at] = f"{entry[name]:.1%} ({entry[f'{name}_of_law']:.1%})"
+            cells[at] = f"{entry[name]:.1%}"
         label = f"{entry['data'].replace('_', ' ')} ({entry['rows']:,}, {entry['d']})"
         if entry["variant"] != "default":
             label = f"- {entry['variant']}"
@@ -136,7 +136,7 @@ def rivals() -> list[str]:
         "sliced_wasserstein": ("SW", lambda v: v),
         "classifier": ("classifier", lambda v: max(v, 0.5)),
         "column_kl": ("KL", lambda v: v),
-        "nearer_to_training": ("nearer", lambda v: max(v, 0.5)),
+        "memorisation": ("nearer", lambda v: max(v, 0.5)),
         "log_likelihood": ("log p, nats", lambda v: -v),
         "training_seconds": ("training, s", None),
         "sampling_seconds": ("100,000 draws, s", None),

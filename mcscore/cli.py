@@ -217,7 +217,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         print(f"{problem.name}\n{comparison.as_text(runs[problem.name])}\n")
         if changed := runs[problem.name]["published"]["reduced"]:
             print(f"The published column is reduced: {changed}.\n")
-    rows = "Metrics compare up to 10,000 draws with up to 10,000 held-out rows, in standardised columns."
+    rows = "Metrics: means over five sets of as many draws as held-out rows (up to 10,000), standardised."
     print(f"report: {comparison.write_report(options.out, runs, rows)}")
 
 

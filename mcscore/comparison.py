@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,12 @@ FLOOR = "training rows"  # a reference column: what rows of the same law score
 
 
 class Metric(NamedTuple):
-    """One line's name and key, how far a value is from the best, and what difference is only noise."""
+    """One line's name and key, how far a value is from the best, and the key of a threshold of noise."""
 
     name: str
     key: str
     distance: Callable[[float], float] = float
-    noise: Callable[[Mapping[str, Any]], float] = lambda _: 0.0
+    threshold: str = ""
 
 
 METRICS = (
@@ -28,21 +29,11 @@ METRICS = (
     Metric("mean, largest error (in deviations)", "mean_error"),
     Metric("standard deviation, largest relative error", "std_error"),
     Metric("sliced Wasserstein", "sliced_wasserstein"),
-    Metric("MMD², unbiased", "mmd", noise=lambda m: m["mmd_threshold"]),
-    Metric(  # a share of n rows: two standard errors
-        "classifier accuracy (0.5 is best)",
-        "classifier",
-        lambda v: max(v, 0.5),
-        lambda m: m["rows"] ** -0.5,
-    ),
+    Metric("MMD², unbiased", "mmd", threshold="mmd_threshold"),
+    Metric("classifier accuracy (0.5 is best)", "classifier", lambda v: max(v, 0.5)),
     Metric("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
     Metric("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
-    Metric(
-        "nearer to training rows (0.5: no copying)",
-        "memorisation",
-        lambda v: max(v, 0.5),
-        lambda m: m["rows"] ** -0.5,
-    ),
+    Metric("nearer to training rows (0.5: no copying)", "memorisation", lambda v: max(v, 0.5)),
 )
 
 
@@ -59,13 +50,19 @@ class Line(NamedTuple):
 
 
 def table(results: Mapping[str, Any]) -> list[Line]:
-    """Return the comparison line by line: metrics, then seconds."""
+    """Return the comparison line by line: metrics, then seconds.
+
+    Two metrics that differ by less than two standard errors (over sets of draws) or than the test's
+    threshold are equal.
+    """
     lines = []
-    for name, key, distance, noise in METRICS:
-        metrics = {column: results[column]["metrics"] for column in COLUMNS}
-        cells = {column: found.get(key) for column, found in metrics.items()}
+    for name, key, distance, threshold in METRICS:
+        metrics = [results[column]["metrics"] for column in COLUMNS]
+        cells = {column: found.get(key) for column, found in zip(COLUMNS, metrics, strict=True)}
         known = {c: distance(v) for c, v in cells.items() if v is not None}
-        best = _best(known, max((noise(metrics[c]) for c in known), default=0.0))
+        noise = 2 * math.hypot(*(found.get(f"{key}_error", 0.0) for found in metrics))
+        noise = max([noise, *(found.get(threshold, 0.0) for found in metrics)])
+        best = _best(known, noise)
         lines.append(Line(name, cells, best, results["floor"]["metrics"].get(key)))
     for stage in STAGES:
         cells = {column: results[column]["seconds"].get(stage) for column in COLUMNS}

@@ -267,7 +267,8 @@ class Gaussianize:
     """Send every column to normal scores by a smooth monotone map, then whiten.
 
     Args:
-        knots: Number of knots per column; by default it grows with the number of rows.
+        knots: Number of knots per column; by default it grows with the number of rows, to one for every
+            170 rows and at most 250.
         dequantize: Spread tied values (integers, a lattice, atoms) uniformly over their gap before
             anything is fitted, so that likelihood cannot be bought by sharpening on ties.
 
@@ -284,7 +285,7 @@ class Gaussianize:
         """Return the frame fitted to ``x`` (n, d) with row ``weights``."""
         share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
         size = 1 / np.sum(share**2)
-        count = self.knots or int(np.clip(1.5 * size**0.35, 6, 80))
+        count = self.knots or int(np.clip(max(1.5 * size**0.35, size / 170), 6, 250))
         splines = [fit_spline(column, share, count, size) for column in x.T]
         longest = max(len(knots) for knots, *_ in splines)
         tables = (

@@ -28,7 +28,8 @@ from mcscore.published import SCHEDULE, WIDTHS, Settings
 from mcscore.tables import as_table
 
 SAMPLES = 100_000  # drawn and timed, as the paper does
-ROWS = 10_000  # of them, and of the test rows, that metrics see
+ROWS = 10_000  # of the test rows, at most, and of each set of samples compared with them
+SETS = 5  # of samples: means over them, and standard errors
 
 
 class Made(NamedTuple):
@@ -230,7 +231,7 @@ def _judged(problem: Problem, made: Made, out: Path) -> dict[str, Any]:
     start = time.perf_counter()
     samples = np.asarray(made.generator.sample(key, SAMPLES))
     seconds = made.seconds | dict(sampling=time.perf_counter() - start)
-    np.save(out / "samples.npy", samples[:ROWS])
+    np.save(out / "samples.npy", samples[:ROWS])  # for the figures
     figures = judge(samples, problem.train, problem.test)
     test = np.asarray(problem.test)[:ROWS]
     figures["law_log_likelihood"] = float(np.mean(np.asarray(made.law_density(test), np.float64)))
@@ -243,31 +244,49 @@ def _judged(problem: Problem, made: Made, out: Path) -> dict[str, Any]:
 
 
 def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """Return every metric of samples against test rows, columns standardised by the training rows."""
+    """Return every metric of samples against test rows, columns standardised by the training rows.
+
+    Means over as many sets of samples, up to five, as there are for as many rows as the test has, with
+    their standard errors (``*_error``).
+    """
     train, test, samples = (np.asarray(a, np.float64) for a in (train, test, samples))
     shift, scale = train.mean(0), train.std(0)
     finite = np.isfinite(samples).all(1)
-    y = (test[:ROWS] - shift) / scale
-    x = ((samples[finite] - shift) / scale)[: len(y)]
+    train, y, x = ((a - shift) / scale for a in (train, test[:ROWS], samples[finite]))
+    count = min(SETS, max(1, len(x) // len(y)))
+    sets = np.array_split(x[: count * len(y)], count)
+    kl = np.array([metrics.column_kl(y, x) for x in sets])
+    judged = [_judge_set(seed, x, train, y) for seed, x in enumerate(sets)]
+    values = {name: [one[name] for one in judged] for name in judged[0]}
+    values |= dict(column_kl=kl.mean(1).tolist())
+    out: dict[str, Any] = {name: float(np.mean(value)) for name, value in values.items()}
+    if count > 1:
+        errors = {f"{k}_error": np.std(v, ddof=1) / count**0.5 for k, v in values.items()}
+        out |= {name: float(error) for name, error in errors.items()}
     found, true = metrics.column_moments(samples[finite]), metrics.column_moments(test)
-    kl = np.asarray(metrics.column_kl(y, x))
-    value, threshold = metrics.mmd(jax.random.key(1), x, y, rows=4000, permutations=100)
-    return dict(
-        column_kl=float(kl.mean()),
-        mean_error=float((np.abs(found.mean - true.mean) / scale).max()),
-        std_error=float(np.abs(found.std / true.std - 1).max()),
-        sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
-        mmd=value,
-        mmd_threshold=threshold,
-        classifier=metrics.classifier_accuracy(0, x, y),
-        memorisation=metrics.memorisation(x, (train - shift) / scale, y).share,
+    return out | dict(
         nonfinite=int((~finite).sum()),
-        rows=len(x),
+        rows=len(sets[0]),
+        sets=count,
         columns=dict(
-            kl=kl.tolist(), mean=found.mean.tolist(), std=found.std.tolist(),
+            kl=kl.mean(0).tolist(), mean=found.mean.tolist(), std=found.std.tolist(),
             test_mean=true.mean.tolist(), test_std=true.std.tolist(),
         ),
     )  # fmt: skip
+
+
+def _judge_set(seed: int, x: np.ndarray, train: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return the metrics of one set of samples, all standardised."""
+    value, threshold = metrics.mmd(jax.random.key(seed), x, y, rows=4000, permutations=100)
+    return dict(
+        mean_error=float(np.abs(x.mean(0) - y.mean(0)).max()),
+        std_error=float(np.abs(x.std(0) / y.std(0) - 1).max()),
+        sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
+        mmd=value,
+        mmd_threshold=threshold,
+        classifier=metrics.classifier_accuracy(seed, x, y),
+        memorisation=metrics.memorisation(x, train, y).share,
+    )
 
 
 # --- settings and figures --------------------------------------------------------------------------

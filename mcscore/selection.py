@@ -25,6 +25,7 @@ from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
+CLEARLY = 0.01  # nats
 CALIBRATING_DRAWS = 100_000
 
 
@@ -37,7 +38,8 @@ class Auto(Kernel):
             likelihood asks for, below 1 they are smoother.
         frames: Candidates, where ``mixture`` is given no frame.
         partitions: Independent clusterings whose laws are averaged; by default 8 for 1,500 to 6,000
-            rows, which profit most and cost least, else 4.
+            rows, which profit most and cost least, else 4; fewer where that is clearly better because
+            none of ``most_rows`` is then left out.
         most_blocks: Clusters per partition, at most.
         most_rows: Rows stored over all partitions, at most; beyond, clusters keep samples of theirs (see
             ``Local``). Every evaluation of the law costs in proportion.
@@ -197,14 +199,15 @@ def choose(
 
     def trial(
         splits: list[_Split], frame: Any, blocks: int, partitions: int, bandwidths: Any
-    ) -> float:
+    ) -> Trial:
         scores = np.mean([split.score(blocks, partitions, bandwidths) for split in splits], 0)
         name = type(frame).__name__
-        curve.extend(
+        points = [
             Trial(name, blocks, partitions, *p)
             for p in zip(bandwidths, scores.tolist(), strict=True)
-        )
-        return scores.max()
+        ]
+        curve.extend(points)
+        return max(points, key=lambda point: point.log_likelihood)
 
     frame = frames[0]
     guess = int(np.clip(np.sqrt(n / d), 1, auto.most_blocks))
@@ -212,29 +215,35 @@ def choose(
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
         some = order[:4000]
         part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
-        ranks = [trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)]
-        frame = frames[int(np.argmax(ranks))]
+        best_of = [
+            trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)
+        ]
+        frame = frames[int(np.argmax([point.log_likelihood for point in best_of]))]
     splits = [_Split(x, weights, part, frame, auto) for part in held]
 
     # Climb over the number of clusters with one partition: its optimum is broad.
     tried: dict[int, float] = {}
     best, step = guess, 2.0
-    tried[best] = trial(splits, frame, best, 1, BANDWIDTHS[1::2])
+    tried[best] = trial(splits, frame, best, 1, BANDWIDTHS[1::2]).log_likelihood
     for direction in (1 / step, step):
         while True:
             blocks = int(np.clip(round(best * direction), 1, min(auto.most_blocks, n // 10)))
             if blocks in tried or blocks < 1:
                 break
-            tried[blocks] = trial(splits, frame, blocks, 1, BANDWIDTHS[1::2])
+            tried[blocks] = trial(splits, frame, blocks, 1, BANDWIDTHS[1::2]).log_likelihood
             if tried[blocks] <= tried[best]:
                 break
             best = blocks
 
-    start = len(curve)
     partitions = auto.partitions or (8 if SMALL < n <= 6000 else 4)
     partitions = partitions if best > 1 else 1  # one cluster is the same in every partition
-    trial(splits, frame, best, partitions, BANDWIDTHS)
-    winner = max(curve[start:], key=lambda point: point.log_likelihood)
+    winner = trial(splits, frame, best, partitions, BANDWIDTHS)
+    whole = auto.most_rows // n  # partitions of which none leaves rows out
+    if auto.partitions is None and 0 < whole < partitions:
+        fewer = trial(splits, frame, best, whole, BANDWIDTHS)
+        if fewer.log_likelihood > winner.log_likelihood + CLEARLY:
+            winner = fewer
+    partitions = winner.partitions
     split, fitted = splits[0], frame.fit(x, weights)
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
     kernel = Local(h, best, partitions, auto.most_rows, auto.seed)

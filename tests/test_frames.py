@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 import mcscore as mcs
 from mcscore.ties import dequantized
@@ -102,6 +103,14 @@ def test_atoms_survive_calibration(kernel, key):
     y = law.frame.forward(jnp.asarray(x))
     assert np.isfinite(np.asarray(y)).all() and np.isfinite(np.asarray(law.sample(key, 1000))).all()
     np.testing.assert_allclose(law.frame.inverse(y), x, atol=1e-8 if X64 else 2e-3)
+
+
+def test_knots_grow_with_the_rows():
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 20, 20_000) + 0.1 * rng.standard_normal(20_000))[:, None]  # 20 modes
+    distance = [kstest(mcs.Gaussianize().fit(a).forward(a)[:, 0], "norm")[0] for a in (x[::8], x)]
+    assert distance[1] < 0.02 < distance[0]
+    assert mcs.Gaussianize(dequantize=False).fit(np.repeat(x, 3, 0)).knots.shape[1] <= 250
 
 
 def test_few_rows_are_not_calibrated():

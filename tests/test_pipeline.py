@@ -102,7 +102,10 @@ def test_dependent_columns_are_warned_about(key):
 
 def test_generated_samples_follow_the_law(key):
     x = np.asarray(mcs.datasets.moons(key, 3000)) * [3, 40] + [100, 7]
-    made = mcs.fit_stages(key, x.astype(np.float32), pairs=20_000, epochs=30, refine=0)
+    kernel = mcs.Auto(partitions=1, most_blocks=30)
+    made = mcs.fit_stages(
+        key, x.astype(np.float32), kernel=kernel, pairs=10_000, epochs=40, encoder=False
+    )
     labels = made.mixture.frame.inverse(made.pairs.x)
     samples = made.generator.sample(key, 3000)
     np.testing.assert_allclose(np.asarray(samples).std(0), np.asarray(labels).std(0), rtol=0.03)

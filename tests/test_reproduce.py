@@ -204,24 +204,44 @@ def test_report_in_a_browser(done, tmp_path):
 
 
 def test_better_is_nearer_to_the_ideal_by_more_than_noise():
-    def best(**values):
-        metrics = {
-            column: dict(mmd_threshold=0.01, rows=400, **{k: v[i] for k, v in values.items()})
-            for i, column in enumerate(comparison.COLUMNS)
-        }
-        results = {c: dict(metrics=m, seconds={}) for c, m in metrics.items()}
+    def best(error=0.01, **values):
+        ((key, pair),) = values.items()
+        metrics = [{key: v, f"{key}_error": error, "mmd_threshold": 0.01} for v in pair]
+        named = zip(comparison.COLUMNS, metrics, strict=True)
+        results = {c: dict(metrics=m, seconds={}) for c, m in named}
         lines = comparison.table(results | {"floor": {"metrics": {}}})
-        (key,) = values
         names = {metric.key: metric.name for metric in comparison.METRICS}
         return next(line.best for line in lines if line.name == names[key])
 
     for metric in comparison.METRICS[:4]:
         assert best(**{metric.key: (2.0, 1.0)}) == "mcscore"
-    assert best(mmd=(0.02, 0.001)) == "mcscore" and best(mmd=(0.009, 0.001)) is None
+        assert best(**{metric.key: (1.0, 2.0)}) == "published"
+        assert best(**{metric.key: (1.027, 1.0)}) is None  # 2 sqrt(2) errors are 0.028
+        assert best(**{metric.key: (1.029, 1.0)}) == "mcscore"
+    assert best(mmd=(0.02, 0.001), error=0.0) == "mcscore"
+    assert best(mmd=(0.009, 0.001), error=0.0) is None
     assert best(classifier=(0.6, 0.49)) == "mcscore" and best(classifier=(0.4, 0.5)) is None
     assert best(law_log_likelihood=(-2.0, -1.0)) == "mcscore"
-    assert best(memorisation=(0.7, 0.54)) == "mcscore" and best(memorisation=(0.54, 0.4)) is None
+    assert (
+        best(memorisation=(0.7, 0.54)) == "mcscore" and best(memorisation=(0.54, 0.4)) == "mcscore"
+    )
     assert comparison._best({"mcscore": 1.0}) is None
+
+
+def test_metrics_are_means_over_sets_of_draws(problem):
+    rng = np.random.default_rng(0)
+    test = np.asarray(problem.test, float)
+    samples = test[rng.integers(len(test), size=4 * len(test) + 7)]
+    samples[3] = np.nan
+    found = reproduce.judge(samples, problem.train, test)
+    kept = np.delete(samples, 3, 0)[: 4 * len(test)]
+    scale = np.asarray(problem.train, float).std(0)
+    each = [np.abs((part.mean(0) - test.mean(0)) / scale).max() for part in np.array_split(kept, 4)]
+    assert (found["sets"], found["rows"], found["nonfinite"]) == (4, len(test), 1)
+    assert found["mean_error"] == pytest.approx(np.mean(each), rel=1e-6)
+    assert found["mean_error_error"] == pytest.approx(np.std(each, ddof=1) / 2, rel=1e-6)
+    assert found["column_kl"] == pytest.approx(np.mean(found["columns"]["kl"]))
+    assert "classifier_error" not in reproduce.judge(samples[4:10], problem.train, test)
 
 
 @pytest.mark.slow
