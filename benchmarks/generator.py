@@ -108,7 +108,7 @@ def judge(gen, law, fresh) -> dict:
 
 def main() -> None:
     options = parser(__doc__, data=FOLDER, only=NAMES).parse_args()
-    results = Results(options.out, __doc__.splitlines()[0])
+    results = Results(options.out, __doc__.splitlines()[0], data=options.only)
     key = jax.random.key(1)
     for name, x in problems(options.data, options.quick):
         if options.only and name not in options.only:

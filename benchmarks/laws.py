@@ -101,7 +101,7 @@ def main() -> None:
         "flowjax spline": flow("spline", options.quick),
         "flowjax MAF": flow("maf", options.quick),
     }
-    results = Results(options.out, __doc__.splitlines()[0])
+    results = Results(options.out, __doc__.splitlines()[0], data=options.only)
     for name, train, test in tables(options.data, options.quick):
         if options.only and name not in options.only:
             continue

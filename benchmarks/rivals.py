@@ -269,7 +269,7 @@ def main() -> None:
             "paper-steps": dict(type=int, default=2000, help="default: 2000"),
         },
     ).parse_args()  # fmt: skip
-    results = Results(options.out, __doc__.splitlines()[0])
+    results = Results(options.out, __doc__.splitlines()[0], data=options.only, rival=options.rivals)
     for name, train, test in tables(options.data, options.quick):
         if options.only and name not in options.only:
             continue

@@ -6,6 +6,7 @@ python benchmarks/table.py
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from mcscore import comparison
@@ -123,12 +124,13 @@ def pipeline() -> list[str]:
 
 
 def best_of(rows: list[dict], name: str, rank) -> set[str]:
-    """Return the rival whose figure is the best, and those within two standard errors of it."""
+    """Return the rival whose figure is the best, and those that differ by less than two standard errors."""
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
     rows = [row for row in rows if name in row and not paper(row)]
     first = min(rows, key=lambda row: rank(row[name]))
-    least = rank(first[name]) + 2 * first.get(f"{name}_error", 0.0)
-    return {row["rival"] for row in rows if rank(row[name]) <= least}
+    error = lambda row: row.get(f"{name}_error", 0.0)
+    noise = lambda row: 2 * math.hypot(error(first), error(row))
+    return {row["rival"] for row in rows if rank(row[name]) - rank(first[name]) <= noise(row)}
 
 
 def rivals() -> list[str]:

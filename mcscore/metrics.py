@@ -79,19 +79,17 @@ def mmd(
         raise ValueError(f"x, y: expected at least 2 rows each, got {len(x)} and {len(y)}")
     x = x[jax.random.permutation(keys[0], len(x))[:m]]
     y = y[jax.random.permutation(keys[1], len(y))[:m]]
-    values = np.asarray(_permuted_mmd(keys[2], x, y, permutations))
+    both = jnp.concatenate([x, y])
+    median = np.median(_squared_distances(both, both))  # NumPy selects, XLA would sort all
+    values = np.asarray(_permuted_mmd(keys[2], both, jnp.asarray(median, x.dtype), permutations))
     return MMD(float(values[0]), float(np.quantile(values[1:], 1 - level)))
 
 
 @partial(jax.jit, static_argnums=3)
-def _permuted_mmd(key: Array, x: Array, y: Array, permutations: int) -> Array:
-    both = jnp.concatenate([x, y])
-    square = _squared_distances(both, both)
-    gram = jnp.exp(
-        -square / jnp.median(square)
-    )  # = exp(-r^2 / (2 h^2)) with 2 h^2 the median square
+def _permuted_mmd(key: Array, both: Array, median: Array, permutations: int) -> Array:
+    gram = jnp.exp(-_squared_distances(both, both) / median)  # exp(-r^2 / (2 h^2))
     gram -= jnp.diag(jnp.diag(gram))
-    m = len(x)
+    m = len(both) // 2
 
     def value(sign: Array) -> Array:
         # sum over same-set pairs / (m (m-1)) - 2 * sum over cross pairs / m^2, by one product.

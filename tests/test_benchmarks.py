@@ -27,6 +27,25 @@ def test_other_benchmarks_run(name, tmp_path):
     assert len(out.read_text().splitlines()) >= 2
 
 
+def test_lines_not_run_again_stay_in_their_places(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from clock import Results
+
+    out, names = tmp_path / "out.jsonl", [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+    def run(value, wanted, **only):
+        results = Results(out, "?", **only)
+        for data, rival in wanted:
+            results.add(data=data, rival=rival, value=value)
+        found = [json.loads(line) for line in out.read_text().splitlines()][1:]
+        return [(e["data"], e["rival"], e["value"]) for e in found]
+
+    assert run(1, names) == [(*name, 1) for name in names]
+    found = run(2, [("a", "x"), ("c", "x")], data=["a", "c"], rival=["x"])
+    assert found == [("a", "x", 2), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("c", "x", 2)]
+    assert run(3, names[:1], data=None) == [("a", "x", 3)]
+
+
 @pytest.mark.parametrize(
     "path", sorted((FOLDER / "results").glob("*.jsonl")), ids=lambda path: path.name
 )

@@ -287,6 +287,15 @@ def test_auto_beats_fixed_kernels_and_does_not_copy():
     assert closer.summary().memorisation > report.memorisation
 
 
+def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
+    x = np.asarray(mcs.datasets.checkerboard(key, 2000))
+    for rows, partitions, tried in ((2000, 1, {1, 8}), (16_000, 8, {1, 8})):
+        auto = mcs.Auto(frames=(mcs.Affine(whiten=True),), most_blocks=20, most_rows=rows)
+        report = mcs.mixture(x, kernel=auto).report
+        assert f"partitions={partitions}," in report.kernel
+        assert {point.partitions for point in report.curve} == tried
+
+
 def test_reports_do_not_recompile(key):
     from mcscore import fields
 
