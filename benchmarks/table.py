@@ -124,13 +124,15 @@ def pipeline() -> list[str]:
 
 
 def best_of(rows: list[dict], name: str, rank) -> set[str]:
-    """Return the rival whose figure is the best, and those that differ by less than two standard errors."""
+    """Return the rival whose figure is the best, and those that differ by less than two standard errors.
+
+    Of a difference of two figures with the best's own error: a rival's outliers must not excuse it.
+    """
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
     rows = [row for row in rows if name in row and not paper(row)]
     first = min(rows, key=lambda row: rank(row[name]))
-    error = lambda row: row.get(f"{name}_error", 0.0)
-    noise = lambda row: 2 * math.hypot(error(first), error(row))
-    return {row["rival"] for row in rows if rank(row[name]) - rank(first[name]) <= noise(row)}
+    least = rank(first[name]) + 2 * math.sqrt(2) * first.get(f"{name}_error", 0.0)
+    return {row["rival"] for row in rows if rank(row[name]) <= least}
 
 
 def rivals() -> list[str]:
