@@ -197,9 +197,10 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
         d = len(numbers)
         axis.semilogy(np.arange(d), numbers, "o-", color=colour, label=name, ms=4, lw=0.8)
     step = max(1, d // 20)
-    axis.set(xlabel="column", ylabel=ylabel, title=title, xticks=range(0, d, step))
+    axis.set(xlabel="column", ylabel=ylabel, xticks=range(0, d, step))
+    axis.set_title(title, loc="left")
     axis.grid(alpha=0.25, axis="y", linewidth=0.5)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # above
     return figure
 
 
