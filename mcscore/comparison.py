@@ -52,16 +52,17 @@ class Line(NamedTuple):
 def table(results: Mapping[str, Any]) -> list[Line]:
     """Return the comparison line by line: metrics, then seconds.
 
-    Two metrics that differ by less than two standard errors (over sets of draws) or than the test's
-    threshold are equal.
+    Two metrics are equal if they differ by less than the test's threshold, or than two standard errors of
+    a difference with the better one's own error over sets of draws: scatter must not excuse the other.
     """
     lines = []
     for name, key, distance, threshold in METRICS:
-        metrics = [results[column]["metrics"] for column in COLUMNS]
-        cells = {column: found.get(key) for column, found in zip(COLUMNS, metrics, strict=True)}
+        metrics = {column: results[column]["metrics"] for column in COLUMNS}
+        cells = {column: found.get(key) for column, found in metrics.items()}
         known = {c: distance(v) for c, v in cells.items() if v is not None}
-        noise = 2 * math.hypot(*(found.get(f"{key}_error", 0.0) for found in metrics))
-        noise = max([noise, *(found.get(threshold, 0.0) for found in metrics)])
+        first = metrics[min(known, key=known.__getitem__)] if known else {}
+        noise = 2 * math.sqrt(2) * first.get(f"{key}_error", 0.0)
+        noise = max([noise, *(found.get(threshold, 0.0) for found in metrics.values())])
         best = _best(known, noise)
         lines.append(Line(name, cells, best, results["floor"]["metrics"].get(key)))
     for stage in STAGES:

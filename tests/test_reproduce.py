@@ -206,7 +206,11 @@ def test_report_in_a_browser(done, tmp_path):
 def test_better_is_nearer_to_the_ideal_by_more_than_noise():
     def best(error=0.01, **values):
         ((key, pair),) = values.items()
-        metrics = [{key: v, f"{key}_error": error, "mmd_threshold": 0.01} for v in pair]
+        errors = error if isinstance(error, tuple) else (error, error)
+        metrics = [
+            {key: v, f"{key}_error": e, "mmd_threshold": 0.01}
+            for v, e in zip(pair, errors, strict=True)
+        ]
         named = zip(comparison.COLUMNS, metrics, strict=True)
         results = {c: dict(metrics=m, seconds={}) for c, m in named}
         lines = comparison.table(results | {"floor": {"metrics": {}}})
@@ -218,6 +222,7 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
         assert best(**{metric.key: (1.0, 2.0)}) == "published"
         assert best(**{metric.key: (1.027, 1.0)}) is None  # 2 sqrt(2) errors are 0.028
         assert best(**{metric.key: (1.029, 1.0)}) == "mcscore"
+        assert best(error=(0.01, 9.0), **{metric.key: (1.0, 1.1)}) == "published"
     assert best(mmd=(0.02, 0.001), error=0.0) == "mcscore"
     assert best(mmd=(0.009, 0.001), error=0.0) is None
     assert best(classifier=(0.6, 0.49)) == "mcscore" and best(classifier=(0.4, 0.5)) is None
