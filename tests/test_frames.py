@@ -110,7 +110,7 @@ def test_knots_grow_with_the_rows():
     x = (rng.integers(0, 20, 20_000) + 0.1 * rng.standard_normal(20_000))[:, None]  # 20 modes
     distance = [kstest(mcs.Gaussianize().fit(a).forward(a)[:, 0], "norm")[0] for a in (x[::8], x)]
     assert distance[1] < 0.02 < distance[0]
-    assert mcs.Gaussianize().fit(rng.standard_normal((60_000, 1))).knots.shape[1] == 250
+    assert 200 < mcs.Gaussianize().fit(rng.standard_normal((60_000, 1))).knots.shape[1] <= 250
 
 
 def test_few_rows_are_not_calibrated():
