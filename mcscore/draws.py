@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,6 +11,7 @@ from jaxtyping import Array, Float
 from mcscore.jet import Blocks
 
 
+@partial(jax.jit, static_argnums=2)
 def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
     """Return ``n`` independent draws from the law of the blocks, in their coordinates."""
     pick, noise = jax.random.split(key)

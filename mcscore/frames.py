@@ -8,7 +8,7 @@ a pytree of arrays with three methods:
 so that a density in the user's units is ``log p(x) = log p(y) + log_det(x)``. Draws pass through
 ``frame.restore(x)``, which ends far tails and, where ties were spread before fitting, puts draws back
 on them.
-Forward maps accept NumPy arrays and keep their float64.
+Forward maps and Jacobians accept NumPy arrays and keep their float64.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ class AffineFrame(Frame):
 
     def log_det(self, x: Any) -> Any:
         """Return ``log |det matrix|`` for every row."""
-        log_det = jnp.linalg.slogdet(_like(self.matrix, jnp.asarray(x)))[1]
-        return jnp.broadcast_to(log_det, x.shape[:1])
+        library = np if isinstance(x, np.ndarray) else jnp
+        log_det = library.linalg.slogdet(_like(self.matrix, x))[1]
+        return library.broadcast_to(log_det, x.shape[:1])
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> AffineFrame:
         """Return ``(x - shift) @ matrix`` followed by the inverse of ``A`` and ``b``, see `Frame`."""
@@ -199,7 +200,7 @@ class GaussianizedFrame(Frame):
 
     def log_det(self, x: Any) -> Any:
         """Return ``sum_j log f_j'(x_j)`` plus that of the whitening."""
-        scores, log_slopes = self._scores(jnp.asarray(x))
+        scores, log_slopes = self._scores(x)
         return log_slopes.sum(1) + self.affine.log_det(scores)
 
     def inverse(self, y: Any) -> Any:

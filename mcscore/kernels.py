@@ -105,7 +105,8 @@ class Whitened(Kernel):
         """Return blocks of neighbouring rows that share one basis and its variances."""
         _check_bandwidth(self.h)
         labels = [np.zeros(len(x), int)]
-        return clustered_blocks(x, weights, labels, self.h, rows, self.preserve)
+        clusters = shrunk_clusters(x, weights, labels)
+        return clustered_blocks(x, weights, clusters, self.h, rows, self.preserve)
 
 
 @jax.tree_util.register_dataclass
@@ -145,8 +146,9 @@ class Local(Kernel):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         seeds = range(self.seed, self.seed + self.partitions)
-        labels = [assign(x) for assign in clusterings(x, self.blocks, seeds)]
-        return clustered_blocks(x, weights, labels, self.h, rows, most_rows=self.most_rows)
+        labels = [found.labels for found in clusterings((x, self.blocks, seed) for seed in seeds)]
+        clusters = shrunk_clusters(x, weights, labels)
+        return clustered_blocks(x, weights, clusters, self.h, rows, most_rows=self.most_rows)
 
 
 def _check_bandwidth(h: Any) -> None:
@@ -173,10 +175,27 @@ def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
     return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
 
 
-class _Shape(NamedTuple):
-    """A cluster's mean, the basis and variances of its kernel, and the pull on its rows."""
+class _Shrunk(NamedTuple):
+    """A cluster's rows, mean and covariance, and that shrunk; ``average``: its size in pooled units."""
 
+    index: np.ndarray
     mean: np.ndarray
+    covariance: np.ndarray
+    smooth: np.ndarray
+    average: float
+
+
+class Clusters(NamedTuple):
+    """The clusters of all partitions, and a square root of their pooled covariance."""
+
+    members: list[_Shrunk]
+    root: np.ndarray
+    partitions: int
+
+
+class _Shape(NamedTuple):
+    """The basis and variances of a cluster's kernel, and the pull on its rows."""
+
     basis: np.ndarray
     variances: np.ndarray
     pull: np.ndarray
@@ -199,28 +218,37 @@ def _pooled(x: np.ndarray, weights: np.ndarray, clusters: list[np.ndarray]) -> n
     return vectors * np.sqrt(np.maximum(values, floor))
 
 
-def _shape(
-    x: np.ndarray, weights: np.ndarray, h: float, root: np.ndarray, preserve: bool
-) -> _Shape:
-    """Return a cluster's shape, its covariance shrunk towards the pooled one ``root root'``.
+def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndarray]) -> Clusters:
+    """Return the clusters that the ``partitions`` label, covariances shrunk towards the pooled one.
 
     The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    mean, covariance = _covariance(x, weights)
-    unit = np.linalg.solve(root, (x - mean).T).T
-    d = x.shape[1]
-    amount = ledoit_wolf_shrinkage(unit, assume_centered=True) if len(x) > 1 and d > 1 else 0.0
-    average = max(np.mean(unit**2), 1e-6)
-    smooth = (1 - amount) * covariance + amount * average * (root @ root.T)
-    kernel = h**2 * smooth
-    if preserve and len(x) >= 5 * d:  # enough rows to trust: never wider than the cluster itself
+    clusters = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
+    root = _pooled(x, weights, clusters)
+    members = []
+    for index in clusters:
+        mean, covariance = _covariance(x[index], weights[index])
+        unit = np.linalg.solve(root, (x[index] - mean).T).T
+        several = len(index) > 1 and x.shape[1] > 1
+        amount = ledoit_wolf_shrinkage(unit, assume_centered=True) if several else 0.0
+        average = max(float(np.mean(unit**2)), 1e-6)
+        smooth = (1 - amount) * covariance + amount * average * (root @ root.T)
+        members.append(_Shrunk(index, mean, covariance, smooth, average))
+    return Clusters(members, root, len(partitions))
+
+
+def _shape(cluster: _Shrunk, h: float, root: np.ndarray, preserve: bool) -> _Shape:
+    """Return the shape of a cluster's kernel of bandwidth ``h``."""
+    covariance, d = cluster.covariance, len(root)
+    kernel = h**2 * cluster.smooth
+    if preserve and len(cluster.index) >= 5 * d:  # enough rows to trust: never wider than itself
         kernel = _narrower(kernel, covariance)
     values, basis = np.linalg.eigh(kernel)
-    variances = np.maximum(values, 1e-6 * h**2 * average * (root**2).sum() / d)
+    variances = np.maximum(values, 1e-6 * h**2 * cluster.average * (root**2).sum() / d)
     pull = _pull(covariance, (basis * variances) @ basis.T) if preserve else np.eye(d)
-    return _Shape(mean, basis, variances, pull)
+    return _Shape(basis, variances, pull)
 
 
 def _roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +275,7 @@ def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def clustered_blocks(
     x: np.ndarray,
     weights: np.ndarray,
-    partitions: list[np.ndarray],
+    clusters: Clusters,
     h: float,
     rows: int,
     preserve: bool = True,
@@ -259,29 +287,24 @@ def clustered_blocks(
     random; its shape comes from all of them.
     """
     turn = np.random.default_rng(0).permutation(len(x))
-    clusters = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
-    most = _equal_share(np.array([len(index) for index in clusters]), most_rows)
-    thinned = [index[np.argsort(turn[index])[:most]] for index in clusters]
+    whole = [cluster.index for cluster in clusters.members]
+    most = _equal_share(np.array([len(index) for index in whole]), most_rows)
+    thinned = [index[np.argsort(turn[index])[:most]] for index in whole]
     rows = block_size(np.array([len(part) for part in thinned]), rows)
-    root = _pooled(x, weights, clusters)
-    moved, share, parts, shapes, start = [], [], [], [], 0
-    for whole, index in zip(clusters, thinned, strict=True):
-        shape = _shape(x[whole], weights[whole], h, root, preserve)
+    moved, share, parts, of_block, start = [], [], [], [], 0
+    for cluster, index in zip(clusters.members, thinned, strict=True):
+        shape = _shape(cluster, h, clusters.root, preserve)
         mass = weights[index] / weights[index].sum()
         centred = x[index] - mass @ x[index]
         points = centred @ shape.pull.T @ shape.basis  # around the cluster's mean, in its basis
         for piece in bisect(points, np.arange(len(index)), -(-len(index) // rows)):
             parts.append(start + piece)
-            shapes.append(shape)
+            of_block.append((cluster.mean, shape.basis, shape.variances))
         moved.append(points)
-        share.append(mass * weights[whole].sum() / len(partitions))
+        share.append(mass * weights[cluster.index].sum() / clusters.partitions)
         start += len(index)
-    points = np.concatenate(moved)
-    packed = pack(
-        points, np.concatenate(share), parts, np.stack([shape.variances for shape in shapes])
-    )
-    bases = np.stack([shape.basis for shape in shapes])
-    means = np.stack([shape.mean for shape in shapes])
+    means, bases, variances = (np.stack(part) for part in zip(*of_block, strict=True))
+    packed = pack(np.concatenate(moved), np.concatenate(share), parts, variances)
     centres = means + np.einsum("kd,ked->ke", packed.centres, bases)
     return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
 

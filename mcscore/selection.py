@@ -8,19 +8,27 @@ many as it takes, they are clustered anew.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore.clustering import FITTING_ROWS, clusterings
+from mcscore.clustering import FITTING_ROWS, Clustering, clusterings
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import MOST_ROWS, Kernel, Local, clustered_blocks
+from mcscore.kernels import (
+    MOST_ROWS,
+    Clusters,
+    Kernel,
+    Local,
+    clustered_blocks,
+    shrunk_clusters,
+)
 from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -96,23 +104,17 @@ class _Split:
         self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
         self.auto = auto
-        self.small = len(x) <= SMALL  # five folds, which share compiled programs
-        self.clusters: dict[int, list[tuple[Any, np.ndarray]]] = {}
-
-    def clustered(self, blocks: int, partitions: int) -> list[tuple[Any, np.ndarray]]:
-        """Return every partition: how it assigns rows of this split's frame, and its training rows'."""
-        known = self.clusters.setdefault(blocks, [])
-        seeds = range(self.auto.seed + len(known), self.auto.seed + partitions)
-        known += [(assign, assign(self.x)) for assign in clusterings(self.x, blocks, seeds)]
-        return known[:partitions]
+        self.found: dict[int, list[Clustering]] = defaultdict(list)
+        self.clusters: dict[tuple[int, int], Clusters] = {}
 
     def law(self, blocks: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part."""
-        labels = [labels for _, labels in self.clustered(blocks, partitions)]
-        laid = clustered_blocks(
-            self.x, self.weights, labels, h, 1024, most_rows=self.auto.most_rows
-        )
-        return _on_device(_rounded_up(laid) if self.small else laid)
+        if (blocks, partitions) not in self.clusters:
+            labels = [found.labels for found in self.found[blocks][:partitions]]
+            self.clusters[blocks, partitions] = shrunk_clusters(self.x, self.weights, labels)
+        clusters, most_rows = self.clusters[blocks, partitions], self.auto.most_rows
+        laid = clustered_blocks(self.x, self.weights, clusters, h, 1024, most_rows=most_rows)
+        return _on_device(_rounded_up(laid))
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
         """Return the mean held-out log-likelihood for each bandwidth."""
@@ -121,30 +123,35 @@ class _Split:
 
     def log_likelihood(self, frame: Any, law: Blocks) -> float:
         """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
-        n = len(self.held)
-        x = _padded(self.held, 0) if self.small else self.held
-        y = frame.forward(x)  # on the host, in float64
-        log_p, log_det = (np.asarray(a, np.float64)[:n] for a in _log_densities(y, x, frame, law))
-        return float(self.share @ (np.maximum(log_p, -1e4) + log_det))
+        y = frame.forward(self.held)  # on the host, in float64
+        log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
+        return float(self.share @ (np.maximum(log_p, -1e4) + frame.log_det(self.held)))
 
     def memorisation(self, frame: Any, law: Blocks) -> float:
         """Return ``metrics.memorisation`` of as many draws as held-out rows, columns standardised."""
-        draws = _draws(jax.random.key(self.auto.seed), frame, law, _power_of_two(len(self.held)))
-        tables = (frame.restore(draws[: len(self.held)]), self.training, self.held)
+        n = len(self.held)
+        draws = draw(jax.random.key(self.auto.seed), law, _power_of_two(n))[:n]
+        draws = frame.restore(frame.inverse(np.asarray(draws, np.float64)))
+        tables = draws, self.training, self.held
         return memorisation(*(np.asarray(a) / self.training.std(0) for a in tables)).share
 
 
+def _cluster(splits: list[_Split], numbers: Iterable[int], partitions: int) -> None:
+    """Cluster every split into each of the ``numbers`` of blocks, ``partitions`` times, side by side."""
+    wanted = [
+        (split, blocks, seed)
+        for blocks in numbers
+        for split in splits
+        for seed in range(len(split.found[blocks]), partitions)
+    ]
+    jobs = ((split.x, blocks, split.auto.seed + seed) for split, blocks, seed in wanted)
+    for (split, blocks, _), found in zip(wanted, clusterings(jobs), strict=True):
+        split.found[blocks].append(found)
+
+
 @jax.jit
-def _log_densities(
-    y: jax.Array, x: jax.Array, frame: Any, blocks: Blocks
-) -> tuple[jax.Array, jax.Array]:
-    """Return the law's log density at ``y``, the rows ``x`` in the frame, and the frame's Jacobian."""
-    return stream(y, 1.0, 0.0, blocks).log_p, frame.log_det(x)
-
-
-@partial(jax.jit, static_argnums=3)
-def _draws(key: jax.Array, frame: Any, blocks: Blocks, n: int) -> jax.Array:
-    return frame.inverse(draw(key, blocks, n))
+def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
+    return stream(y, 1.0, 0.0, blocks).log_p
 
 
 def _on_device(blocks: Blocks) -> Blocks:
@@ -154,15 +161,10 @@ def _on_device(blocks: Blocks) -> Blocks:
 
 
 def _rounded_up(blocks: Blocks) -> Blocks:
-    """Return the same law in shapes of powers of two: a small table's folds share compiled programs."""
+    """Return the same law in shapes of powers of two, so that trials share compiled programs."""
     rows, log_weights, *others = jax.tree.leaves(blocks)
     log_weights = _padded(_padded(log_weights, 0, -np.inf), 1, -np.inf)
     return Blocks(_padded(_padded(rows, 0), 1), log_weights, *(_padded(a, 0) for a in others))
-
-
-def _power_of_two(size: int) -> int:
-    """Return the least that is at least ``size``."""
-    return 2 ** (size - 1).bit_length()
 
 
 def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:
@@ -170,6 +172,11 @@ def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:
     more = [(0, 0)] * a.ndim
     more[axis] = (0, _power_of_two(a.shape[axis]) - a.shape[axis])
     return np.pad(a, more, "edge") if value is None else np.pad(a, more, constant_values=value)
+
+
+def _power_of_two(size: int) -> int:
+    """Return the least that is at least ``size`` and 64."""
+    return max(64, 2 ** (size - 1).bit_length())
 
 
 def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
@@ -200,6 +207,7 @@ def choose(
     def trial(
         splits: list[_Split], frame: Any, blocks: int, partitions: int, bandwidths: Any
     ) -> Trial:
+        _cluster(splits, [blocks], partitions)
         scores = np.mean([split.score(blocks, partitions, bandwidths) for split in splits], 0)
         name = type(frame).__name__
         points = [
@@ -215,6 +223,7 @@ def choose(
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
         some = order[:4000]
         part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
+        _cluster(part, [few], 1)
         best_of = [
             trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)
         ]
@@ -223,11 +232,15 @@ def choose(
 
     # Climb over the number of clusters with one partition: its optimum is broad.
     tried: dict[int, float] = {}
-    best, step = guess, 2.0
+    best, step, most = guess, 2.0, min(auto.most_blocks, n // 10)
+    if folds == 1:  # its first three clusterings, else one core's work each, side by side
+        _cluster(
+            splits, sorted({max(1, round(guess / step)), guess, min(most, round(guess * step))}), 1
+        )
     tried[best] = trial(splits, frame, best, 1, BANDWIDTHS[1::2]).log_likelihood
     for direction in (1 / step, step):
         while True:
-            blocks = int(np.clip(round(best * direction), 1, min(auto.most_blocks, n // 10)))
+            blocks = int(np.clip(round(best * direction), 1, most))
             if blocks in tried or blocks < 1:
                 break
             tried[blocks] = trial(splits, frame, blocks, 1, BANDWIDTHS[1::2]).log_likelihood
@@ -252,8 +265,9 @@ def choose(
         blocks = kernel.lay_out(y, weights, rows)
     else:
         inside = split.fitted.forward(x)
-        labels = [assign(inside) for assign, _ in split.clustered(best, partitions)]
-        blocks = clustered_blocks(y, weights, labels, h, rows, most_rows=auto.most_rows)
+        labels = [found.assign(inside) for found in split.found[best][:partitions]]
+        clusters = shrunk_clusters(y, weights, labels)
+        blocks = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:
         law = split.law(best, partitions, h)

@@ -6,8 +6,10 @@ looks at the losses. The weights kept are the running average (EMA) with the bes
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
+from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -133,13 +135,15 @@ def train(
     split_key, decoder_key, encoder_key = jax.random.split(key, 3)
     order = jax.random.permutation(split_key, len(z))
     z, x = z[order], x[order]
-    options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema, progress)
-    params, history = _regress(decoder_key, z, x, "training", options)
+    options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema)
+    problems = [_posed(decoder_key, z, x, "training", options)]
+    if encoder:
+        problems.append(_posed(encoder_key, x, z, "encoder", options))
+    (params, history), *inverse = _solved(problems, progress)
     generator = recalibrate(Generator(params, pairs.frame, network), pairs)
     if not encoder:
         return generator, history
-    inverse, inverse_history = _regress(encoder_key, x, z, "encoder", options)
-    return replace(generator, encoder=inverse), history._replace(encoder=inverse_history)
+    return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
 
 
 def recalibrate(generator: Generator, pairs: Pairs) -> Generator:
@@ -168,14 +172,23 @@ class _Options(NamedTuple):
     validation: float
     patience: int | None
     ema: float
-    progress: bool
 
 
-def _regress(
-    key: Array, inputs: Array, targets: Array, name: str, options: _Options
-) -> tuple[Any, History]:
-    """Return the parameters that fit ``inputs -> targets`` best, and the losses on the way."""
-    network, optimizer, epochs, batch_size, validation, patience, ema, progress = options
+class _Problem(NamedTuple):
+    """A regression ready to run: one epoch's program and all it takes, but not yet compiled."""
+
+    name: str
+    epoch: jax.stages.Lowered
+    state: State
+    keys: list[Array]
+    data: tuple[Array, Array]
+    held_out: tuple[Array, Array]
+    patience: int
+
+
+def _posed(key: Array, inputs: Array, targets: Array, name: str, options: _Options) -> _Problem:
+    """Return the regression ``inputs -> targets`` as a problem."""
+    network, optimizer, epochs, batch_size, validation, patience, ema = options
     init_key, epoch_key = jax.random.split(key)
     held = round(validation * len(inputs))
     data = inputs[held:], targets[held:]
@@ -183,30 +196,46 @@ def _regress(
     batch = min(batch_size or len(data[0]), len(data[0]))
     steps = len(data[0]) // batch
     epochs = epochs or min(300, -(-DEFAULT_STEPS[name] // steps))
-    patience = patience or -(-epochs // 5)
     optimizer = optimizer or default_optimizer(epochs * steps)
+    state = begin(network.init(init_key, inputs.shape[1], inputs.dtype), optimizer, ema)
+    keys = [jax.random.fold_in(epoch_key, epoch) for epoch in range(epochs)]
+    program = _epoch.lower(state, keys[0], data, held_out, network, optimizer, batch, ema)
+    return _Problem(name, program, state, keys, data, held_out, patience or -(-epochs // 5))
 
-    params = network.init(init_key, inputs.shape[1], inputs.dtype)
-    state = begin(params, optimizer, ema)
-    best, best_loss, best_epoch, losses = params, np.inf, 0, []
-    bar = tqdm(range(epochs), name, disable=not progress, leave=False)
-    for epoch in bar:
-        epoch_now = jax.random.fold_in(epoch_key, epoch)
-        state, candidate, train_loss, loss = _epoch(
-            state, epoch_now, data, held_out, network, optimizer, batch, ema
-        )
+
+def _solved(problems: list[_Problem], progress: bool) -> list[tuple[Any, History]]:
+    """Solve all problems at once: on a CPU, one regression leaves the second core idle.
+
+    JAX's settings belong to a thread: they were read when the programs were lowered, in the caller's.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(len(problems)) as pool:
+        try:
+            return list(pool.map(lambda problem: _solve(problem, progress, stop), problems))
+        finally:
+            stop.set()  # one has failed or was interrupted: the other need not finish
+
+
+def _solve(problem: _Problem, progress: bool, stop: Event) -> tuple[Any, History]:
+    """Return the parameters that fit best, and the losses on the way."""
+    run, state = problem.epoch.compile(), problem.state
+    best, best_loss, best_epoch, losses = state.params, np.inf, 0, []
+    bar = tqdm(problem.keys, problem.name, disable=not progress, leave=False)
+    for epoch, key in enumerate(bar):
+        state, candidate, train_loss, loss = run(state, key, problem.data, problem.held_out)
         losses.append((float(train_loss), float(loss)))
         if losses[-1][1] < best_loss:
             best, best_loss, best_epoch = candidate, losses[-1][1], epoch
         bar.set_postfix(validation=f"{losses[-1][1]:.2e}")
-        if epoch - best_epoch >= patience:
+        if epoch - best_epoch >= problem.patience or stop.is_set():
             break
     if not np.isfinite(best_loss):
         raise FloatingPointError(
             "train: the loss was never finite; lower the optimizer's learning rate"
         )
     train_losses, validation_losses = np.array(losses).T
-    return best, History(train_losses, validation_losses, best_epoch, len(losses) < epochs)
+    stopped = len(losses) < len(problem.keys)
+    return best, History(train_losses, validation_losses, best_epoch, stopped)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 import mcscore as mcs
-from mcscore.training import _epoch
 
 SMALL = mcs.MLP(width=16, depth=2)
 
@@ -71,10 +70,26 @@ def test_best_weights_are_kept_and_training_stops_early():
 
 
 def test_training_never_recompiles():
-    small()
-    before = _epoch._cache_size()
-    small()
-    assert _epoch._cache_size() == before
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.extend([event] if "backend_compile" in event else [])
+
+    small(encoder=True)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    small(encoder=True)
+    assert not compiled
+    small(encoder=True, epochs=4)  # another schedule
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled
+
+
+def test_both_networks_train_on_the_callers_device():
+    device = jax.devices()[1]
+    with jax.default_device(device):
+        gen, _ = small(encoder=True)
+    for leaf in jax.tree.leaves((gen.params, gen.encoder)):
+        assert leaf.devices() == {device}
 
 
 def test_bad_training_input_is_named():

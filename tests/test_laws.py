@@ -11,7 +11,7 @@ import pytest
 import mcscore as mcs
 from mcscore import jet
 from mcscore.clustering import clusterings
-from mcscore.kernels import _equal_share, block_size, clustered_blocks
+from mcscore.kernels import _equal_share, block_size, clustered_blocks, shrunk_clusters
 from mcscore.mixtures import draw
 from mcscore.selection import _on_device, _rounded_up
 from tests import reference
@@ -129,7 +129,8 @@ def test_covariance_is_kept(name):
 def test_every_clusters_covariance_is_kept():
     x = two_clusters()
     labels = [(x[:, 0] > 0).astype(int)]
-    blocks = clustered_blocks(x, np.full(400, 1 / 400), labels, 0.7, 50)
+    weights = np.full(400, 1 / 400)
+    blocks = clustered_blocks(x, weights, shrunk_clusters(x, weights, labels), 0.7, 50)
     for side in (x[:, 0] <= 0, x[:, 0] > 0):
         own = [
             k
@@ -170,8 +171,8 @@ def test_draws_have_the_law_s_covariance(name, key):
 
 def test_partitions_differ():
     x = RNG.standard_normal((300, 2))
-    first, second = (assign(x) for assign in clusterings(x, 5, [0, 1]))
-    again = clusterings(x, 5, [0])[0](x)
+    first, second = (found.labels for found in clusterings([(x, 5, 0), (x, 5, 1)]))
+    again = clusterings([(x, 5, 0)])[0].assign(x)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
 
@@ -219,8 +220,9 @@ def test_padding_stays_small():
 
 def test_shapes_of_powers_of_two_hold_the_same_law(key, tol):
     x = two_clusters(n=90)
-    labels = [assign(x) for assign in clusterings(x, 3, range(2))]
-    blocks = clustered_blocks(x, np.full(90, 1 / 90), labels, 0.5, 1024)
+    labels = [found.labels for found in clusterings((x, 3, seed) for seed in range(2))]
+    weights = np.full(90, 1 / 90)
+    blocks = clustered_blocks(x, weights, shrunk_clusters(x, weights, labels), 0.5, 1024)
     rounded = _rounded_up(blocks)
     assert blocks.log_weights.shape != rounded.log_weights.shape
     assert all(size.bit_count() == 1 for size in rounded.log_weights.shape)
