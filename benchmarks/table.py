@@ -212,7 +212,7 @@ def reproduced() -> list[str]:
         path = RESULTS / f"reproduce_{name}.json"
         if path.exists():
             runs[name] = json.loads(path.read_text())
-    titles = (*comparison.COLUMNS.values(), comparison.FLOOR)
+    titles = (*comparison.COLUMNS.values(), comparison.FLOOR, comparison.CHANCE)
     head = [f"{name}, {title}" for name in runs for title in titles]
     table = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for lines in zip(*(comparison.table(results) for results in runs.values()), strict=True):
@@ -221,7 +221,10 @@ def reproduced() -> list[str]:
             for column, value in line.cells.items():
                 text = comparison.cell(value)
                 cells.append(f"**{text}**" if column == line.best else text)
-            cells.append("" if line.floor is None else comparison.cell(line.floor))
+            cells += [
+                "" if value is None else comparison.cell(value)
+                for value in (line.floor, line.chance)
+            ]
         table.append(f"| {lines[0].name} | " + " | ".join(cells) + " |")
     return table
 

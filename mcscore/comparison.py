@@ -13,15 +13,15 @@ from mcscore.files import write_text
 
 COLUMNS = {"published": "as published", "mcscore": "mcscore"}
 FLOOR = "training rows"  # a reference column: what rows of the same law score
+CHANCE = "by chance"  # what equal laws exceed in one of twenty comparisons
 
 
 class Metric(NamedTuple):
-    """One line's name and key, how far a value is from the best, and the key of a threshold of noise."""
+    """One line's name and key, and how far a value is from the best."""
 
     name: str
     key: str
     distance: Callable[[float], float] = float
-    threshold: str = ""
 
 
 METRICS = (
@@ -29,7 +29,7 @@ METRICS = (
     Metric("mean, largest error (in deviations)", "mean_error"),
     Metric("standard deviation, largest relative error", "std_error"),
     Metric("sliced Wasserstein", "sliced_wasserstein"),
-    Metric("MMD², unbiased", "mmd", threshold="mmd_threshold"),
+    Metric("MMD², unbiased", "mmd"),
     Metric("classifier accuracy (0.5 is best)", "classifier", lambda v: max(v, 0.5)),
     Metric("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
     Metric("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
@@ -41,34 +41,38 @@ STAGES = ("mixture", "labels", "training", "refining", "sampling", "total", "tot
 
 
 class Line(NamedTuple):
-    """One line of the comparison: a cell per column, the better column if one is, the floor's cell."""
+    """One line of the comparison: a cell per column, the better column if one is, and the references."""
 
     name: str
     cells: dict[str, float | None]
     best: str | None
-    floor: float | None
+    floor: float | None = None
+    chance: float | None = None
 
 
 def table(results: Mapping[str, Any]) -> list[Line]:
     """Return the comparison line by line: metrics, then seconds.
 
-    Two metrics are equal if they differ by less than the test's threshold, or than two standard errors of
-    a difference with the better one's own error over sets of draws: scatter must not excuse the other.
+    What equal laws show by chance (``*_threshold``) is as good as can be. Two metrics are equal, too, if they
+    differ by less than two standard errors of a difference with the better one's own error over sets of
+    draws: scatter must not excuse the other.
     """
     lines = []
-    for name, key, distance, threshold in METRICS:
+    floor = results["floor"]["metrics"]
+    for name, key, distance in METRICS:
         metrics = {column: results[column]["metrics"] for column in COLUMNS}
         cells = {column: found.get(key) for column, found in metrics.items()}
-        known = {c: distance(v) for c, v in cells.items() if v is not None}
+        thresholds = [found.get(f"{key}_threshold") for found in (floor, *metrics.values())]
+        chance = max((value for value in thresholds if value is not None), default=None)
+        least = -math.inf if chance is None else distance(chance)
+        known = {c: max(distance(v), least) for c, v in cells.items() if v is not None}
         first = metrics[min(known, key=known.__getitem__)] if known else {}
-        noise = 2 * math.sqrt(2) * first.get(f"{key}_error", 0.0)
-        noise = max([noise, *(found.get(threshold, 0.0) for found in metrics.values())])
-        best = _best(known, noise)
-        lines.append(Line(name, cells, best, results["floor"]["metrics"].get(key)))
+        best = _best(known, 2 * math.sqrt(2) * first.get(f"{key}_error", 0.0))
+        lines.append(Line(name, cells, best, floor.get(key), chance))
     for stage in STAGES:
         cells = {column: results[column]["seconds"].get(stage) for column in COLUMNS}
         known = {c: v for c, v in cells.items() if v is not None and "total" in stage}
-        lines.append(Line(f"seconds: {stage}", cells, _best(known), None))
+        lines.append(Line(f"seconds: {stage}", cells, _best(known)))
     return lines
 
 
@@ -94,10 +98,10 @@ def as_text(results: Mapping[str, Any]) -> str:
     """Return the comparison as aligned text; the better cell of a line carries a star."""
     lines = table(results)
     width = max(len(line.name) for line in lines)
-    rows = [" " * width + "".join(f"{title:>16}" for title in (*COLUMNS.values(), FLOOR))]
-    for name, cells, best, floor in lines:
+    rows = [" " * width + "".join(f"{title:>16}" for title in (*COLUMNS.values(), FLOOR, CHANCE))]
+    for name, cells, best, *references in lines:
         marked = [f"{cell(v)}{'*' if c == best else ' '}" for c, v in cells.items()]
-        marked.append("" if floor is None else f"{cell(floor)} ")
+        marked += ["" if value is None else f"{cell(value)} " for value in references]
         rows.append(f"{name:<{width}}" + "".join(f"{text:>16}" for text in marked))
     return "\n".join(rows)
 
@@ -143,14 +147,15 @@ def write_report(out: Path, runs: Mapping[str, Mapping[str, Any]], about: str) -
 
 
 def _html_table(results: Mapping[str, Any]) -> str:
-    titles = (*COLUMNS.values(), FLOOR)
+    titles = (*COLUMNS.values(), FLOOR, CHANCE)
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     rows = []
-    for name, cells, best, floor in table(results):
+    for name, cells, best, *references in table(results):
         tds = "".join(
             f"<td{' class=best' if column == best else ''}>{cell(value)}</td>"
             for column, value in cells.items()
         )
-        tds += f"<td class=floor>{'' if floor is None else cell(floor)}</td>"
+        for value in references:
+            tds += f"<td class=floor>{'' if value is None else cell(value)}</td>"
         rows.append(f"<tr><td>{html.escape(name)}</td>{tds}</tr>")
     return f"<div class=wide><table><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"

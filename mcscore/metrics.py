@@ -172,19 +172,23 @@ def column_moments(x: Any) -> Moments:
 class Memorisation(NamedTuple):
     """Share of samples nearer to a training row than to any of as many held-out rows, and distances.
 
-    A ``share`` of 0.5 means no copying, 1 means that every sample sits on a training row.
+    A ``share`` of 0.5 means no copying, 1 means that every sample sits on a training row. Without
+    copying, the share exceeds ``threshold`` with probability 0.05.
     """
 
     share: float
     train_distance: float
     heldout_distance: float
+    threshold: float
 
 
 def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
     """Return how much closer ``samples`` are to the training rows than to held-out ones.
 
-    Both references are cut to one size (a larger set would be nearer by number alone); ``train`` is
-    thinned evenly. Distances are medians to the nearest row. O(n m d) time.
+    Both references are cut to one size (a larger set would be nearer by number alone), thinned evenly.
+    Distances are medians to the nearest row. O(n m d) time. The threshold: without copying it is chance
+    which half of all reference rows trained, and the share has the mean and variance of drawing half of
+    the numbers of samples nearest to each row.
 
     >>> x = np.random.default_rng(0).normal(size=(300, 2))
     >>> memorisation(x[:100], x[:100], x[100:200]).share
@@ -193,18 +197,24 @@ def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
     samples, train = _two_tables(samples, train)
     _, heldout = _two_tables(samples, heldout)
     size = min(len(train), len(heldout))
-    near, far = (
-        _nearest(samples, a[np.linspace(0, len(a) - 1, size).astype(int)]) for a in (train, heldout)
-    )
-    share = float(jnp.mean(near < far) + jnp.mean(near == far) / 2)
-    return Memorisation(share, float(jnp.median(near)), float(jnp.median(far)))
+    kept = [a[np.linspace(0, len(a) - 1, size).astype(int)] for a in (train, heldout)]
+    (near, row), (far, other) = (map(np.asarray, _nearest(samples, a)) for a in kept)
+    copied = np.where(near == far, 0.5, near < far)
+    counts = np.concatenate([np.bincount(row, copied, size), np.bincount(other, 1 - copied, size)])
+    deviation = np.sqrt(size / 2 * np.var(counts, ddof=1)) / len(samples)
+    distances = float(np.median(near)), float(np.median(far))
+    return Memorisation(float(copied.mean()), *distances, float(0.5 + 1.645 * deviation))
 
 
 @jax.jit
-def _nearest(x: Array, y: Array) -> Array:
-    return jax.lax.map(
-        lambda row: jnp.sqrt(jnp.min(jnp.sum((y - row[None]) ** 2, 1))), x, batch_size=64
-    )
+def _nearest(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return the distance of every row of ``x`` to the nearest row of ``y``, and which that is."""
+
+    def one(row: Array) -> tuple[Array, Array]:
+        square = jnp.sum((y - row[None]) ** 2, 1)
+        return jnp.sqrt(jnp.min(square)), jnp.argmin(square)
+
+    return jax.lax.map(one, x, batch_size=64)
 
 
 def classifier_accuracy(seed: int, x: Any, y: Any) -> float:

@@ -153,7 +153,26 @@ def _floor(problem: Problem) -> dict[str, Any]:
     """Return the metrics of the training rows themselves: how near the test rows can be expected."""
     order = np.random.default_rng(0).permutation(len(problem.train))
     found = judge(np.asarray(problem.train)[order], problem.train, problem.test)
-    return {name: value for name, value in found.items() if name != "memorisation"}
+    found = {name: value for name, value in found.items() if "memorisation" not in name}
+    return found | chance(problem.train, problem.test)
+
+
+def chance(train: np.ndarray, test: np.ndarray, times: int = 60) -> dict[str, float]:
+    """Return the thresholds that some metrics of equal laws exceed in one of twenty comparisons.
+
+    Quantiles over ``times`` random divisions of training and test rows into two sets, each of as many rows
+    as the test has (or half of all), columns standardised by the training rows.
+    """
+    train, test = (np.asarray(a, np.float64) for a in (train, test))
+    both = np.concatenate([train, test[:ROWS]]) / train.std(0)
+    size, rng, found = min(len(test[:ROWS]), len(both) // 2), np.random.default_rng(0), []
+    for _ in range(times):
+        order = rng.permutation(len(both))
+        found.append(_moments_and_distance(both[order[:size]], both[order[size : 2 * size]]))
+    return {
+        f"{name}_threshold": float(np.quantile([one[name] for one in found], 0.95))
+        for name in found[0]
+    }
 
 
 def _fingerprint(problem: Problem, seed: int, how: str) -> str:
@@ -277,15 +296,22 @@ def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str,
 
 def _judge_set(seed: int, x: np.ndarray, train: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Return the metrics of one set of samples, all standardised."""
-    value, threshold = metrics.mmd(jax.random.key(seed), x, y, rows=4000, permutations=100)
+    mmd = metrics.mmd(jax.random.key(seed), x, y, rows=4000, permutations=100)
+    nearer = metrics.memorisation(x, train, y)
+    return _moments_and_distance(x, y) | dict(
+        mmd=mmd.value,
+        mmd_threshold=mmd.threshold,
+        classifier=metrics.classifier_accuracy(seed, x, y),
+        memorisation=nearer.share,
+        memorisation_threshold=nearer.threshold,
+    )
+
+
+def _moments_and_distance(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     return dict(
         mean_error=float(np.abs(x.mean(0) - y.mean(0)).max()),
         std_error=float(np.abs(x.std(0) / y.std(0) - 1).max()),
         sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
-        mmd=value,
-        mmd_threshold=threshold,
-        classifier=metrics.classifier_accuracy(seed, x, y),
-        memorisation=metrics.memorisation(x, train, y).share,
     )
 
 

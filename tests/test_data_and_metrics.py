@@ -92,6 +92,16 @@ def test_memorisation_tells_copies_from_fresh_draws():
     assert abs(metrics.memorisation(fresh, train, heldout).share - 0.5) < 0.06
 
 
+def test_memorisation_without_copying_exceeds_its_threshold_in_one_of_twenty_cases():
+    rng = np.random.default_rng(0)
+    found = [
+        metrics.memorisation(*(rng.standard_normal((n, 2)) for n in (300, 60, 60)))
+        for _ in range(200)
+    ]
+    exceeded = sum(one.share > one.threshold for one in found)
+    assert 2 <= exceeded <= 20  # binomial(200, 0.05) with probability 0.998
+
+
 def test_classifier_accuracy():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 800, 2))
