@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 from mcscore import comparison
@@ -126,13 +127,29 @@ def pipeline() -> list[str]:
 def best_of(rows: list[dict], name: str, rank) -> set[str]:
     """Return the rival whose figure is the best, and those that differ by less than two standard errors.
 
-    Of a difference of two figures with the best's own error: a rival's outliers must not excuse it.
+    Of a difference of two figures with the best's own error: a rival's outliers must not excuse it. What
+    chance explains without copying (``memorisation_threshold``) is as good as the best.
     """
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
     rows = [row for row in rows if name in row and not paper(row)]
     first = min(rows, key=lambda row: rank(row[name]))
-    least = rank(first[name]) + 2 * math.sqrt(2) * first.get(f"{name}_error", 0.0)
-    return {row["rival"] for row in rows if rank(row[name]) <= least}
+    least = rank(first[name]) + 2 * math.sqrt(2) * own_error(rows, first, name)
+    chance = rank(first.get(f"{name}_threshold", first[name]))
+    return {row["rival"] for row in rows if rank(row[name]) <= max(least, chance)}
+
+
+def own_error(rows: list[dict], row: dict, name: str) -> float:
+    """Return the standard error of one rival's figure, over splits or sets of draws.
+
+    Over splits of what is left when each split's median over all rivals is subtracted: which rows are held
+    out makes a table easy or hard for everybody.
+    """
+    if "splits" not in row:
+        return row.get(f"{name}_error", 0.0)
+    values = zip(*(other["splits"][name] for other in rows), strict=True)
+    easy = [statistics.median(split) for split in values]
+    left = [value - median for value, median in zip(row["splits"][name], easy, strict=True)]
+    return statistics.stdev(left) / math.sqrt(len(left))
 
 
 def rivals() -> list[str]:
