@@ -322,6 +322,7 @@ def main() -> None:
             if options.rivals and rival not in options.rivals:
                 continue
             about = dict(data=name, rows=len(train), d=train.shape[1], rival=rival)
+            jax.clear_caches()  # every rival compiles for itself; and memory maps are finite
             try:
                 found = []
                 for rows, held in divided:

@@ -131,7 +131,7 @@ def plot_pairs(
                 continue
             for colour, (label, table) in zip((MUTED, ACCENT, INK), tables.items(), strict=False):
                 if i == j:
-                    bins = np.linspace(low[i], high[i], 40)
+                    bins = _bins(tables, low[i], high[i])
                     axis.hist(
                         table[:, i],
                         bins,
@@ -142,8 +142,10 @@ def plot_pairs(
                         lw=1.4,
                     )
                 else:
+                    points = table[:1500]
+                    size = 1.2 + 2000 / (len(points) + 200)
                     axis.scatter(
-                        table[:1500, j], table[:1500, i], s=2, c=colour, alpha=0.45, linewidths=0
+                        points[:, j], points[:, i], s=size, c=colour, alpha=0.45, linewidths=0
                     )
             axis.set(xlim=(low[j], high[j]), xticks=[], yticks=[])
             if i != j:
@@ -171,7 +173,7 @@ def plot_marginals(
         if j >= d:
             axis.set_axis_off()
             continue
-        bins = np.linspace(low[j], high[j], 60)
+        bins = _bins(tables, low[j], high[j])
         top = np.histogram(first[:, j], bins, density=True)[0].max()
         for i, (colour, (label, table)) in enumerate(
             zip((MUTED, ACCENT, INK), tables.items(), strict=False)
@@ -186,6 +188,12 @@ def plot_marginals(
     figure.legend(handles, labels, loc="outside lower center", ncols=len(tables), frameon=False)
     figure.suptitle(title, fontweight="bold")
     return figure
+
+
+def _bins(tables: Mapping[str, np.ndarray], low: float, high: float) -> np.ndarray:
+    """Return the edges of bins, fewer for fewer rows, so that noise does not look like structure."""
+    fewest = min(map(len, tables.values()))
+    return np.linspace(low, high, 1 + int(np.clip(3 * fewest ** (1 / 3), 8, 60)))
 
 
 def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = "") -> Any:
