@@ -35,6 +35,7 @@ BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
 CLEARLY = 0.01  # nats
 CALIBRATING_DRAWS = 100_000
+ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Split:
             self.clusters[blocks, partitions] = shrunk_clusters(self.x, self.weights, labels)
         clusters, most_rows = self.clusters[blocks, partitions], self.auto.most_rows
         laid = clustered_blocks(self.x, self.weights, clusters, h, 1024, most_rows=most_rows)
-        return _on_device(_rounded_up(laid))
+        return _on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
     def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
         """Return the mean held-out log-likelihood for each bandwidth."""
