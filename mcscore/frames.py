@@ -24,6 +24,8 @@ import numpy as np
 from mcscore.splines import fit_spline, pad, slopes_at, spline, spline_inverse, with_tails
 from mcscore.ties import tied
 
+SQUEEZED = 0.1  # of the tail between last knot and farthest row: where draws beyond that row go
+
 
 def _like(parameter: Any, x: Any) -> Any:
     """Return ``parameter`` as an array of ``x``'s library and precision."""
@@ -176,8 +178,8 @@ class GaussianizedFrame(Frame):
         knots: (d, k) increasing values.
         scores: (d, k) their normal scores.
         slopes: (d, k) derivatives ``du/dx`` there.
-        limits: (2, d) ends of the draws: as far again beyond the farthest row as that is beyond the
-            last knot. The power law itself has no end, and one draw could decide a column's variance.
+        limits: (2, d) the farthest rows. The power law has no end, and one draw of it could decide a
+            column's variance: ``restore`` squeezes draws beyond these into a tenth of the tail more.
         affine: The whitening that follows.
     """
 
@@ -243,10 +245,15 @@ class GaussianizedFrame(Frame):
         )
 
     def restore(self, x: Any) -> Any:
-        """Return draws ``x`` (b, d), none beyond the limits, ties restored."""
+        """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order, ties restored."""
         x = jnp.asarray(x)
-        least, most = _like(self.limits, x)
-        return super().restore(jnp.clip(x, least[None], most[None]))
+        least, most = limits = _like(self.limits, x)[:, None]
+        tails = jnp.abs(limits - _like(self.knots, x)[:, [0, -1]].T[:, None])
+        number = jnp.finfo(x.dtype)
+        room = jnp.maximum(SQUEEZED * tails, number.eps * jnp.ptp(limits, 0, keepdims=True))
+        beyond = jnp.clip(jnp.stack([least - x, x - most]), 0, number.max / 4)  # inf too
+        below, above = room * (beyond / (room + beyond))
+        return super().restore(jnp.clip(x, least, most) + above - below)
 
     def _scores(self, x: Any) -> tuple[Any, Any]:
         return _columns(spline, x, self)
@@ -293,10 +300,7 @@ class Gaussianize:
             np.stack([pad(part, longest) for part in parts]) for parts in zip(*splines, strict=True)
         )
         knots, scores, slopes = tables
-        least, most, d = x.min(0), x.max(0), x.shape[1]
-        limits = np.stack(
-            [np.minimum(least, 2 * least - knots[:, 0]), np.maximum(most, 2 * most - knots[:, -1])]
-        )
+        limits, d = np.stack([x.min(0), x.max(0)]), x.shape[1]
         plain = GaussianizedFrame(knots, scores, slopes, limits, np.zeros(d), np.eye(d), np.eye(d))
         affine = Affine(whiten=True).fit(plain.forward(x), share)
         return replace(

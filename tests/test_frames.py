@@ -123,11 +123,21 @@ def test_draws_end_though_the_power_law_does_not(key):
     x = np.random.default_rng(0).standard_cauchy((2000, 2))
     law = mcs.mixture(x, kernel=mcs.Isotropic(0.3), frame=mcs.Gaussianize())
     y = mcs.mixtures.draw(key, law.blocks, 200_000)
-    free = np.abs(law.frame.inverse(y))
-    drawn = np.asarray(law.sample(key, 200_000))
-    least, most = np.asarray(law.frame.limits, drawn.dtype)
-    assert (drawn >= least).all() and (drawn <= most).all()
-    assert np.abs(x).max() < np.abs(drawn).max() <= 2 * np.abs(x).max() < free.max()
+    free = np.asarray(law.frame.inverse(y))
+    drawn = np.asarray(law.frame.restore(free))
+    least, most = limits = np.asarray(law.frame.limits, drawn.dtype)
+    np.testing.assert_allclose(limits, [x.min(0), x.max(0)], rtol=1e-6)
+    inside = (free >= least) & (free <= most)
+    np.testing.assert_array_equal(drawn[inside], free[inside])
+    assert 0.9 < inside.mean() < 1 and np.abs(free).max() > 3 * np.abs(x).max()
+    room = 0.11 * np.abs(limits - np.asarray(law.frame.knots)[:, [0, -1]].T)
+    for draws in (drawn, np.asarray(law.sample(key, 200_000))):
+        assert (draws >= least - room[0]).all() and (draws <= most + room[1]).all()
+    for j in range(2):  # no heap at the ends, and nobody overtakes
+        beyond = np.sort(drawn[(free[:, j] > most[j]) & (free[:, j] < 2 * most[j]), j])
+        assert len(beyond) > 10 and len(np.unique(beyond)) > 0.9 * len(beyond)
+        order = np.argsort(free[:, j])
+        assert (np.diff(drawn[order, j]) >= 0).all()
 
 
 def test_ties_are_found_and_spread():
