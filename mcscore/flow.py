@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.fields import velocity
-from mcscore.mixtures import Mixture, is_traced
+from mcscore.mixtures import Mixture, is_zero
 from mcscore.schedules import Schedule
 from mcscore.solvers import AdamsBashforth
 
@@ -128,7 +128,7 @@ def solve_flow(
     if steps is not None and steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     end_variance = schedule.variance(jnp.zeros((), start.dtype))
-    if not is_traced(end_variance) and end_variance == 0:
+    if is_zero(end_variance):
         mixture.require_width("flow")
     steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
     numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))

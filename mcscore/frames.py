@@ -13,7 +13,7 @@ Forward maps and Jacobians accept NumPy arrays and keep their float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,6 +68,13 @@ class Frame:
         """
         raise NotImplementedError
 
+    def part(self, columns: Sequence[int]) -> tuple[Frame, Any]:
+        """Return the frame of some columns alone, and the matrix (d, len(columns)) that leads to it.
+
+        Its coordinates are ``y @ matrix``, scaled to unit length of the matrix's columns.
+        """
+        raise NotImplementedError
+
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) with every value in the interval of a tie put back on it."""
         return x if self.ties is None else tied(x, self.ties)
@@ -100,6 +107,15 @@ class AffineFrame(Frame):
         library = np if isinstance(x, np.ndarray) else jnp
         log_det = library.linalg.slogdet(_like(self.matrix, x))[1]
         return library.broadcast_to(log_det, x.shape[:1])
+
+    def part(self, columns: Sequence[int]) -> tuple[AffineFrame, Any]:
+        """Return the columns ``(x_j - shift_j) / scale_j``, see `Frame`."""
+        at = np.asarray(columns)
+        library = np if isinstance(self.inverse_matrix, np.ndarray) else jnp
+        scale = library.linalg.norm(self.inverse_matrix[:, at], axis=0)
+        ties = None if self.ties is None else self.ties[:, at]
+        frame = AffineFrame(self.shift[at], library.diag(1 / scale), library.diag(scale), ties=ties)
+        return frame, self.inverse_matrix[:, at] / scale[None]
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> AffineFrame:
         """Return ``(x - shift) @ matrix`` followed by the inverse of ``A`` and ``b``, see `Frame`."""
@@ -236,6 +252,14 @@ class GaussianizedFrame(Frame):
                 pad(slopes_at(knots[:count], moved), len(old)),
             )
         return replace(self, scores=scores, slopes=slopes)
+
+    def part(self, columns: Sequence[int]) -> tuple[GaussianizedFrame, Any]:
+        """Return the columns' own scores, ``(f_j(x_j) - shift_j) / scale_j``, see `Frame`."""
+        at = np.asarray(columns)
+        affine, matrix = replace(self.affine, ties=self.ties).part(columns)
+        tables = (self.knots[at], self.scores[at], self.slopes[at], self.limits[:, at])
+        parts = (affine.shift, affine.matrix, affine.inverse_matrix)
+        return GaussianizedFrame(*tables, *parts, ties=affine.ties), matrix
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> GaussianizedFrame:
         """Return the frame with its whitening recalibrated, see `Frame`."""

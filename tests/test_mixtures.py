@@ -55,6 +55,14 @@ def test_density_integrates_to_one_and_matches_samples(key):
     assert mcs.metrics.sliced_wasserstein(key, drawn, law.sample(jax.random.key(9), 20_000)) < 0.02
 
 
+def test_methods_run_inside_jit_with_the_law_outside(key):
+    law = mcs.mixture(mcs.datasets.moons(key, 100), kernel=mcs.Isotropic(0.2), frame=mcs.Affine())
+    x = law.sample(key, 5)
+    for method in (law.log_prob, law.effective_sample_size):
+        np.testing.assert_allclose(jax.jit(lambda x, m=method: m(x))(x), method(x), rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(lambda k: law.sample(k, 5))(key), x, rtol=1e-5)
+
+
 def test_offset_survives_float64_input():
     x = 1e6 + np.random.default_rng(0).standard_normal((300, 2))
     law = mcs.mixture(x.astype(np.float64), kernel=mcs.Isotropic(0.3), frame=mcs.Affine())
