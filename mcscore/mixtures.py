@@ -183,9 +183,10 @@ class Mixture:
     ) -> Mixture:
         """Return the law of the other columns, given the values of some, exactly: again a mixture.
 
-        Safe under ``jit``, ``vmap`` and ``grad`` with respect to ``values``; O(n d). The joint log density is
-        ``marginal(columns).log_prob(values) + condition(columns, values).log_prob(others)``. Of a tied
-        value (an integer, an atom) the middle of the interval over which it was spread is given.
+        Safe under ``jit``, ``vmap`` and ``grad`` with respect to ``values``; O(n d) time and memory for every
+        condition. The joint log density is ``marginal(columns).log_prob(values)`` plus
+        ``condition(columns, values).log_prob(others)``. Tied values (integers, atoms) are given as they
+        are, though they had been spread over an interval.
 
         Args:
             columns: Indices of the given columns; at least one column must be left.
