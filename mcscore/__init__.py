@@ -27,11 +27,12 @@ from mcscore.frames import Affine, Gaussianize, Identity
 from mcscore.generator import Generator, load
 from mcscore.jet import Jet, merge
 from mcscore.kernels import Dirac, Isotropic, Local, Whitened
-from mcscore.mixtures import Mixture, Report, mixture
+from mcscore.mixtures import Mixture, mixture
 from mcscore.networks import MLP
 from mcscore.pairs import Normal, Pairs, Sobol, generate_pairs
 from mcscore.pipeline import Fit, fit, fit_stages
 from mcscore.refinement import Refinement, refine
+from mcscore.report import Report
 from mcscore.schedules import VE, VP, Cosine, Linear, Rectified, Schedule
 from mcscore.selection import Auto
 from mcscore.solvers import AdamsBashforth

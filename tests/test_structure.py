@@ -16,9 +16,9 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "ties", "frames",
     "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
-    "kernels", "selection", "conditioning", "mixtures", "fields", "flow", "pairs", "density", "networks",
-    "generator", "training", "refinement", "pipeline", "published", "comparison", "reproduce",
-    "cli", "sklearn",
+    "kernels", "selection", "conditioning", "report", "mixtures", "fields", "flow", "pairs",
+    "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
+    "reproduce", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
     "schedules", "files", "fused", "solvers", "splines", "ties", "metrics", "uci", "plotting", "tables",
