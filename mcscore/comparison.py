@@ -26,7 +26,9 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("KL per column, mean", "column_kl"),
-    Metric("mean, largest error (in deviations)", "mean_error"),
+    Metric("mean, root mean square error over columns (in deviations)", "mean_rms"),
+    Metric("mean, largest error", "mean_error"),
+    Metric("standard deviation, root mean square relative error", "std_rms"),
     Metric("standard deviation, largest relative error", "std_error"),
     Metric("sliced Wasserstein", "sliced_wasserstein"),
     Metric("MMD², unbiased", "mmd"),

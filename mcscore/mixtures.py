@@ -8,7 +8,7 @@ mixtures of equal shapes share one compiled program.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel, Whitened  # noqa: F401 (doctests)
 from mcscore.report import Report
 from mcscore.selection import Auto, calibrated, choose
-from mcscore.tables import as_table, as_weights
+from mcscore.tables import as_table, as_weights, rounded_up
 from mcscore.ties import Dequantized, dequantized
 
 BLOCK_ROWS = 1024
@@ -178,6 +178,9 @@ class Mixture:
     def log_prob(self, x: ArrayLike) -> Float[Array, "b"]:
         """Return ``log p_0(x)`` in nats, ``x`` (b, d) and the density in the user's units.
 
+        Outside ``jit`` the number of rows is rounded up for the computation, so that few programs are
+        compiled; so it is in ``sample``.
+
         Raises:
             ValueError: If the kernel is ``Dirac()``, whose law has no density.
 
@@ -186,7 +189,7 @@ class Mixture:
         (1,)
         """
         self.require_width("log_prob")
-        return _log_prob(jnp.asarray(x, self.dtype), self)
+        return self._by_row(_log_prob, x)
 
     def require_width(self, what: str) -> None:
         """Raise ``ValueError`` if the law is known to be a sum of point masses."""
@@ -202,7 +205,20 @@ class Mixture:
         >>> mixture(np.eye(2), kernel=Isotropic(0.1)).sample(jax.random.key(0), 5).shape
         (5, 2)
         """
-        return _sample(key, self, n)
+        if n < 0:
+            raise ValueError(f"n: expected a number of samples, got {n}")
+        return _sample(key, self, n if self._is_traced(key) else rounded_up(n))[:n]
+
+    def _by_row(self, function: Callable[[Array, Mixture], Array], x: ArrayLike) -> Array:
+        """Return ``function(x, self)``, (b,), for ``x`` (b, d)."""
+        x = jnp.asarray(x, self.dtype)
+        if x.ndim != 2 or x.shape[1] != self.dimension:
+            raise ValueError(f"x: expected shape (b, {self.dimension}), got {x.shape}")
+        more = 0 if self._is_traced(x) else rounded_up(len(x)) - len(x)
+        return function(jnp.pad(x, ((0, more), (0, 0))), self)[: len(x)]
+
+    def _is_traced(self, *values: Any) -> bool:
+        return any(map(is_traced, (*values, *jax.tree.leaves(self))))
 
     def effective_sample_size(self, x: ArrayLike) -> Float[Array, "b"]:
         """Return ``1 / sum_i w_i(x)^2``: how many components share the density at ``x``, (b, d).
@@ -210,7 +226,7 @@ class Mixture:
         The square of a Gaussian is a Gaussian of half the variance, so this is one more log density.
         """
         self.require_width("effective_sample_size")
-        return _effective_sample_size(jnp.asarray(x, self.dtype), self)
+        return self._by_row(_effective_sample_size, x)
 
     def summary(self, key: Array | None = None) -> Report:
         """Return the report, completed by the effective sample size at 200 draws."""

@@ -308,9 +308,12 @@ def _judge_set(seed: int, x: np.ndarray, train: np.ndarray, y: np.ndarray) -> di
 
 
 def _moments_and_distance(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    mean, std = np.abs(x.mean(0) - y.mean(0)), np.abs(x.std(0) / y.std(0) - 1)
     return dict(
-        mean_error=float(np.abs(x.mean(0) - y.mean(0)).max()),
-        std_error=float(np.abs(x.std(0) / y.std(0) - 1).max()),
+        mean_rms=float(np.sqrt(np.mean(mean**2))),
+        mean_error=float(mean.max()),
+        std_rms=float(np.sqrt(np.mean(std**2))),
+        std_error=float(std.max()),
         sliced_wasserstein=metrics.sliced_wasserstein(jax.random.key(0), x, y),
     )
 

@@ -52,6 +52,18 @@ def as_weights(weights: Any, n: int) -> np.ndarray:
     return weights / weights.sum()
 
 
+def rounded_up(size: int) -> int:
+    """Return ``size`` rounded up to one of few: 4, 5, 6 or 7 times a power of two, at least 64.
+
+    Arrays of these many rows share compiled programs, at the price of a quarter more work at most.
+
+    >>> [rounded_up(n) for n in (1, 65, 81, 1000, 5000)]
+    [64, 80, 96, 1024, 5120]
+    """
+    step = 1 << max(4, (size - 1).bit_length() - 3)
+    return max(64, -(-size // step) * step)
+
+
 def _describe(x: Any) -> str:
     dtypes = getattr(x, "dtypes", None)
     if dtypes is not None and hasattr(dtypes, "items"):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
+from mcscore import mixtures
 from mcscore.mixtures import pick_rows
 
 
@@ -53,6 +54,25 @@ def test_density_integrates_to_one_and_matches_samples(key):
     np.testing.assert_allclose(mass, 1, atol=1e-3)
     drawn = law.sample(key, 20_000)
     assert mcs.metrics.sliced_wasserstein(key, drawn, law.sample(jax.random.key(9), 20_000)) < 0.02
+
+
+def test_numbers_of_rows_share_programs_and_do_not_matter(key):
+    law = mcs.mixture(mcs.datasets.moons(key, 100), kernel=mcs.Isotropic(0.2), frame=mcs.Affine())
+    x = law.sample(key, 1000)
+    every = law.log_prob(x)
+    programs = mixtures._sample._cache_size(), mixtures._log_prob._cache_size()
+    for n in (900, 931, 1024):
+        assert law.sample(key, n).shape == (n, 2)
+        part = law.log_prob(x[:n])
+        assert part.shape == (min(n, 1000),)
+        np.testing.assert_allclose(part, every[:n], rtol=1e-6)
+    assert programs == (mixtures._sample._cache_size(), mixtures._log_prob._cache_size())
+    assert law.sample(key, 0).shape == (0, 2) and law.log_prob(x[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="n: expected a number of samples, got -1"):
+        law.sample(key, -1)
+    for wrong in (x[:, :1], x[0]):
+        with pytest.raises(ValueError, match=r"x: expected shape \(b, 2\), got"):
+            law.log_prob(wrong)
 
 
 def test_methods_run_inside_jit_with_the_law_outside(key):

@@ -217,7 +217,7 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
         names = {metric.key: metric.name for metric in comparison.METRICS}
         return next(line.best for line in lines if line.name == names[key])
 
-    for metric in comparison.METRICS[:4]:
+    for metric in comparison.METRICS[:6]:
         assert best(**{metric.key: (2.0, 1.0)}) == "mcscore"
         assert best(**{metric.key: (1.0, 2.0)}) == "published"
         assert best(**{metric.key: (1.027, 1.0)}) is None  # 2 sqrt(2) errors are 0.028
@@ -244,7 +244,7 @@ def test_equal_laws_exceed_chance_in_one_of_twenty_comparisons():
         limits = reproduce.chance(train, test)
         found = reproduce._moments_and_distance(fresh / train.std(0), test / train.std(0))
         exceeded.append([found[name] > limits[f"{name}_threshold"] for name in found])
-    assert np.shape(exceeded) == (100, 3)
+    assert np.shape(exceeded) == (100, 5)
     assert (np.sum(exceeded, 0) <= 13).all()  # binomial(100, 0.05) with probability 0.9996
 
 
@@ -256,10 +256,13 @@ def test_metrics_are_means_over_sets_of_draws(problem):
     found = reproduce.judge(samples, problem.train, test)
     kept = np.delete(samples, 3, 0)[: 4 * len(test)]
     scale = np.asarray(problem.train, float).std(0)
-    each = [np.abs((part.mean(0) - test.mean(0)) / scale).max() for part in np.array_split(kept, 4)]
+    parts = np.array_split(kept, 4)
+    each = [np.abs((part.mean(0) - test.mean(0)) / scale).max() for part in parts]
     assert (found["sets"], found["rows"], found["nonfinite"]) == (4, len(test), 1)
     assert found["mean_error"] == pytest.approx(np.mean(each), rel=1e-6)
     assert found["mean_error_error"] == pytest.approx(np.std(each, ddof=1) / 2, rel=1e-6)
+    off = np.stack([part.std(0) / test.std(0) - 1 for part in parts])
+    assert found["std_rms"] == pytest.approx(np.linalg.norm(off, axis=1).mean() / 3**0.5, rel=1e-6)
     assert found["column_kl"] == pytest.approx(np.mean(found["columns"]["kl"]))
     assert "classifier_error" not in reproduce.judge(samples[4:10], problem.train, test)
 
