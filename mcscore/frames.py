@@ -24,6 +24,7 @@ import numpy as np
 from mcscore.splines import fit_spline, pad, slopes_at, spline, spline_inverse, with_tails
 from mcscore.ties import tied
 
+CALIBRATING_POINTS = 400  # of a column's distribution function
 SQUEEZED = 0.1  # of the tail between last knot and farthest row: where draws beyond that row go
 
 
@@ -56,8 +57,12 @@ class Frame:
         """Return ``log |det dy/dx|`` (b,) at ``x`` (b, d)."""
         raise NotImplementedError
 
-    def calibrated(self, draw: Callable[[], np.ndarray]) -> Frame:
-        """Return the frame that gives the law of ``draw()`` (n, d) the data's marginals, if it can."""
+    def calibrated(self, tails: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Frame:
+        """Return the frame that gives a law the data's marginals, if it can.
+
+        ``tails(onto, points)``, (g, a): the law's mass of ``(y @ onto)_j`` on the far side of
+        ``points[:, j]`` from zero, see ``conditioning.tails``.
+        """
         return self
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> Frame:
@@ -225,28 +230,29 @@ class GaussianizedFrame(Frame):
         """Return the values whose whitened scores are ``y``."""
         return _columns(spline_inverse, self.affine.inverse(y), self)
 
-    def calibrated(self, draw: Callable[[], np.ndarray]) -> GaussianizedFrame:
+    def calibrated(
+        self, tails: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> GaussianizedFrame:
         """Return the frame whose scores at the knots are quantiles of the law, not of a normal.
 
         A law fitted to normal scores has marginals only close to normal: kernels widen them. Where
         its distribution function ``F`` differs, the score ``u`` of a knot moves to where
-        ``F = Phi(u)``, so that every column's marginal is again the data's. Knots beyond which
-        fewer than 20 draws lie move like their neighbours.
+        ``F = Phi(u)``, so that every column's marginal is again the data's. ``F`` is exact on a grid
+        and linear in normal scores between its points.
         """
-        from scipy.special import ndtr, ndtri
+        from scipy.special import ndtri
 
-        drawn = np.sort(self.affine.inverse(draw()), axis=0)
-        margin = 20 / len(drawn)
+        end = 1 + 1.5 * np.abs(self.scores).max()
+        grid = np.linspace(-end, end, CALIBRATING_POINTS)[:, None]
+        mass = np.asarray(tails(self.inverse_matrix, grid - self.shift), np.float64)
+        side = np.where(grid > self.shift, -1, 1)
+        level = side * ndtri(np.clip(mass, np.finfo(np.float64).tiny, 1 - 1e-9))
+        level = np.maximum.accumulate(level)
         scores, slopes = np.empty_like(self.scores), np.empty_like(self.slopes)
         for j, (knots, old) in enumerate(zip(self.knots, self.scores, strict=True)):
             count = 1 + np.count_nonzero(np.diff(knots))
-            u = old[:count]
-            level = np.searchsorted(drawn[:, j], u) / len(drawn)
-            known = (level > margin) & (level < 1 - margin) & (np.abs(ndtr(u) - 0.5) < 0.5 - margin)
-            moved = u
-            if known.any():
-                at = ndtri(level[known])
-                moved = with_tails(u + np.interp(u, at, u[known] - at))
+            u, at = old[:count], level[:, j]
+            moved = with_tails(u + np.interp(u, at, grid[:, 0] - at))
             scores[j], slopes[j] = (
                 pad(moved, len(old)),
                 pad(slopes_at(knots[:count], moved), len(old)),

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import mcscore as mcs
+from mcscore import conditioning
 from mcscore.mixtures import draw
 
 RNG = np.random.default_rng(0)
@@ -34,6 +36,18 @@ X = skewed()
 
 
 LAWS = [("isotropic", "identity"), ("whitened", "whitened"), *(("local", f) for f in FRAMES)]
+
+
+def test_tails_are_those_of_draws_and_keep_their_precision(key):
+    law = mcs.mixture(X, kernel=mcs.Local(0.5, 4), frame=mcs.Affine())
+    onto, points = RNG.standard_normal((4, 3)), RNG.uniform(-3, 3, (10, 3))
+    mass = np.asarray(conditioning.tails(law.blocks, *map(jnp.asarray, (onto, points))))
+    drawn = np.asarray(draw(key, law.blocks, 200_000)) @ onto
+    beyond = np.sign(points) * (drawn[:, None] - points) > 0
+    np.testing.assert_allclose(mass, beyond.mean(0), atol=5 * 0.5 / 200_000**0.5)
+    one = mcs.mixture(np.zeros((2, 1)), kernel=mcs.Isotropic(1.0)).blocks
+    far = conditioning.tails(one, jnp.eye(1), jnp.array([[-8.0], [8.0]]))
+    np.testing.assert_allclose(far, norm.cdf(-8.0) * np.ones((2, 1)), rtol=1e-5)
 
 
 @pytest.fixture(scope="module", params=LAWS, ids="-".join)
