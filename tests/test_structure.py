@@ -15,8 +15,8 @@ import mcscore as mcs
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "ties", "frames",
-    "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
-    "kernels", "selection", "conditioning", "report", "mixtures", "fields", "flow", "pairs",
+    "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws", "conditioning",
+    "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
     "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
     "reproduce", "cli", "sklearn",
 ]  # fmt: skip
