@@ -182,7 +182,8 @@ class Mixture:
         compiled; so it is in ``sample``.
 
         Raises:
-            ValueError: If the kernel is ``Dirac()``, whose law has no density.
+            ValueError: If ``x`` has not the law's columns, or the kernel is ``Dirac()``, whose law has no
+                density.
 
         >>> law = mixture([[0.0], [1.0]], kernel=Isotropic(1.0))
         >>> law.log_prob(jnp.zeros((1, 1))).shape
@@ -201,6 +202,9 @@ class Mixture:
 
     def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
         """Return ``n`` exact, independent draws from the law, in the user's units, ties restored.
+
+        Raises:
+            ValueError: If ``n`` is negative.
 
         >>> mixture(np.eye(2), kernel=Isotropic(0.1)).sample(jax.random.key(0), 5).shape
         (5, 2)
