@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.fields import velocity
-from mcscore.mixtures import Mixture, is_zero
+from mcscore.mixtures import Mixture
 from mcscore.schedules import Schedule
 from mcscore.solvers import AdamsBashforth
+from mcscore.tables import is_zero
 
 
 @jax.tree_util.register_dataclass

@@ -23,9 +23,10 @@ from mcscore.draws import draw, pick_rows
 from mcscore.frames import Affine, Identity  # noqa: F401 (doctests)
 from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel, Whitened  # noqa: F401 (doctests)
+from mcscore.moments import variance, width
 from mcscore.report import Report
 from mcscore.selection import Auto, calibrated, choose
-from mcscore.tables import as_table, as_weights, rounded_up
+from mcscore.tables import as_table, as_weights, is_traced, is_zero, rounded_up
 from mcscore.ties import Dequantized, dequantized
 
 BLOCK_ROWS = 1024
@@ -255,7 +256,7 @@ def _conditional(
 
 
 def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
-    return blocks, _width(blocks, jnp), _variance(blocks, jnp)
+    return blocks, width(blocks, jnp), variance(blocks, jnp)
 
 
 @jax.jit
@@ -342,40 +343,8 @@ def mixture(
     )
     return Mixture(
         jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks),
-        jnp.asarray(_width(blocks), dtype),
-        jnp.asarray(_variance(blocks), dtype),
+        jnp.asarray(width(blocks), dtype),
+        jnp.asarray(variance(blocks), dtype),
         fitted if spread.ties is None else replace(fitted, ties=spread.ties),
         report,
     )
-
-
-def _width(blocks: Blocks, library: Any = np) -> Any:
-    """Return the kernel's width, a geometric mean over directions and blocks; 0 for point masses."""
-    mass = library.exp(blocks.log_weights).sum(1)
-    tiny = np.finfo(blocks.variances.dtype).tiny
-    logs = library.log(library.maximum(blocks.variances, tiny)).mean(1)
-    # Of unequal directions the narrow ones ask for steps: 0.7 was best on POWER and MINIBOONE.
-    width = (1.0 if blocks.bases is None else 0.7) * library.exp(mass @ logs / 2)
-    return library.where(blocks.variances.any(), width, 0.0)
-
-
-def _variance(blocks: Blocks, library: Any = np) -> Any:
-    """Return the law's variance per coordinate, within and between its blocks."""
-    weights = library.exp(blocks.log_weights)
-    mass = weights.sum(1)
-    within = (weights[..., None] * blocks.rows**2).sum() + mass @ blocks.variances.sum(1)
-    spread = blocks.centres - (mass @ blocks.centres)[None]
-    return (within + mass @ (spread**2).sum(1)) / blocks.centres.shape[1]
-
-
-def is_traced(value: Any) -> bool:
-    """Return whether ``value`` is only known inside a transformation, so that it cannot be checked."""
-    return isinstance(value, jax.core.Tracer)  # type: ignore[attr-defined]
-
-
-def is_zero(value: Any) -> bool:
-    """Return whether the number ``value`` is known to be zero; under ``jit``, ``==`` would be traced."""
-    return not is_traced(value) and float(value) == 0
-
-
-__all__ = ["BLOCK_ROWS", "Mixture", "Report", "as_table", "draw", "mixture"]

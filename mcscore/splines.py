@@ -25,10 +25,14 @@ def spline(library: Any, x: Any, knots: Any, scores: Any, slopes: Any) -> tuple[
     x0, x1, u0, u1, d0, d1 = _interval(library, inside, knots, scores, slopes)
     width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
     s = library.where(x1 > x0, rise / width, d0)
+    r0, r1 = (
+        d0 / s,
+        d1 / s,
+    )  # of one scale, whatever the column's units: no square over- or underflows
     xi = (inside - x0) / width
-    below = s + (d0 + d1 - 2 * s) * xi * (1 - xi)
-    u = u0 + rise * (s * xi**2 + d0 * xi * (1 - xi)) / below
-    slope = s**2 * (d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2) / below**2
+    below = 1 + (r0 + r1 - 2) * xi * (1 - xi)
+    u = u0 + rise * (xi**2 + r0 * xi * (1 - xi)) / below
+    slope = s * (r1 * xi**2 + 2 * xi * (1 - xi) + r0 * (1 - xi) ** 2) / below**2
     for sign, end in ((1, -1), (-1, 0)):
         u1, d1 = sign * scores[end], slopes[end]
         c = TAIL / (u1 * d1)
@@ -46,9 +50,10 @@ def spline_inverse(library: Any, u: Any, knots: Any, scores: Any, slopes: Any) -
     u0, u1, x0, x1, d0, d1 = _interval(library, inside, scores, knots, slopes)
     width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
     s = library.where(x1 > x0, rise / width, d0)
-    gap = inside - u0
-    bend = gap * (d0 + d1 - 2 * s)
-    a, b, c = rise * (s - d0) + bend, rise * d0 - bend, -s * gap
+    r0, r1 = d0 / s, d1 / s
+    gap = (inside - u0) / library.where(rise > 0, rise, 1)
+    bend = gap * (r0 + r1 - 2)
+    a, b, c = 1 - r0 + bend, r0 - bend, -gap
     discriminant = library.sqrt(library.maximum(b**2 - 4 * a * c, 0))
     below = b + discriminant
     x = x0 + width * library.clip(-2 * c / library.where(below > 0, below, 1), 0, 1)

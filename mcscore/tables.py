@@ -1,4 +1,4 @@
-"""Checks of what the user hands in: tables of finite numbers and their rows' weights."""
+"""What the user hands in: tables of finite numbers, their rows' weights, traced or known values."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def rounded_up(size: int) -> int:
     """
     step = 1 << max(4, (size - 1).bit_length() - 3)
     return max(64, -(-size // step) * step)
+
+
+def is_traced(value: Any) -> bool:
+    """Return whether ``value`` is only known inside a transformation, so that it cannot be checked."""
+    return isinstance(value, jax.core.Tracer)  # type: ignore[attr-defined]
+
+
+def is_zero(value: Any) -> bool:
+    """Return whether the number ``value`` is known to be zero; under ``jit``, ``==`` would be traced."""
+    return not is_traced(value) and float(value) == 0
 
 
 def _describe(x: Any) -> str:

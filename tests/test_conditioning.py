@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 import mcscore as mcs
 from mcscore import conditioning
-from mcscore.mixtures import draw
+from mcscore.draws import draw
 
 RNG = np.random.default_rng(0)
 KERNELS = {

@@ -11,8 +11,8 @@ import pytest
 import mcscore as mcs
 from mcscore import jet
 from mcscore.clustering import clusterings
+from mcscore.draws import draw
 from mcscore.kernels import _equal_share, block_size, clustered_blocks, shrunk_clusters
-from mcscore.mixtures import draw
 from mcscore.selection import _on_device, _rounded_up
 from tests import reference
 from tests.conftest import X64

@@ -6,7 +6,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore import mixtures
-from mcscore.mixtures import pick_rows
+from mcscore.draws import pick_rows
 
 
 def test_rows_and_weights_survive_blocking():
