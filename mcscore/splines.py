@@ -13,26 +13,28 @@ import numpy as np
 TAIL = 3.0  # a: the exponent of the power-law tails is about a / u^2 at score u
 
 
-def _interval(library: Any, value: Any, grid: Any, *tables: Any) -> tuple[Any, ...]:
-    """Return the lower and upper neighbours of ``value`` in ``grid``, and those of each table."""
+def _interval(library: Any, value: Any, grid: Any, knots: Any, scores: Any, slopes: Any) -> Any:
+    """Return of the interval of ``grid`` that holds ``value``: start, size, and slopes at its ends.
+
+    The start is a point (x0, u0), the size (width, rise), and the slopes are in units of the secant's,
+    which comes last: a column's own units may be so large or small that their squares leave float32.
+    """
     upper = library.clip(library.searchsorted(grid, value, side="right"), 1, len(grid) - 1)
-    return tuple(table[index] for table in (grid, *tables) for index in (upper - 1, upper))
+    x0, u0, d0 = (table[upper - 1] for table in (knots, scores, slopes))
+    x1, u1, d1 = (table[upper] for table in (knots, scores, slopes))
+    width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
+    secant = library.where(x1 > x0, rise / width, d0)
+    return x0, u0, width, rise, d0 / secant, d1 / secant, secant
 
 
 def spline(library: Any, x: Any, knots: Any, scores: Any, slopes: Any) -> tuple[Any, Any]:
     """Return ``f(x)`` and ``log f'(x)``."""
     inside = library.clip(x, knots[0], knots[-1])
-    x0, x1, u0, u1, d0, d1 = _interval(library, inside, knots, scores, slopes)
-    width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
-    s = library.where(x1 > x0, rise / width, d0)
-    r0, r1 = (
-        d0 / s,
-        d1 / s,
-    )  # of one scale, whatever the column's units: no square over- or underflows
+    x0, u0, width, rise, d0, d1, secant = _interval(library, inside, knots, knots, scores, slopes)
     xi = (inside - x0) / width
-    below = 1 + (r0 + r1 - 2) * xi * (1 - xi)
-    u = u0 + rise * (xi**2 + r0 * xi * (1 - xi)) / below
-    slope = s * (r1 * xi**2 + 2 * xi * (1 - xi) + r0 * (1 - xi) ** 2) / below**2
+    below = 1 + (d0 + d1 - 2) * xi * (1 - xi)
+    u = u0 + rise * (xi**2 + d0 * xi * (1 - xi)) / below
+    slope = secant * (d1 * xi**2 + 2 * xi * (1 - xi) + d0 * (1 - xi) ** 2) / below**2
     for sign, end in ((1, -1), (-1, 0)):
         u1, d1 = sign * scores[end], slopes[end]
         c = TAIL / (u1 * d1)
@@ -47,13 +49,10 @@ def spline(library: Any, x: Any, knots: Any, scores: Any, slopes: Any) -> tuple[
 def spline_inverse(library: Any, u: Any, knots: Any, scores: Any, slopes: Any) -> Any:
     """Return ``x`` with ``f(x) = u``: the stable root of a quadratic, or the tail's exponential."""
     inside = library.clip(u, scores[0], scores[-1])
-    u0, u1, x0, x1, d0, d1 = _interval(library, inside, scores, knots, slopes)
-    width, rise = library.where(x1 > x0, x1 - x0, 1), u1 - u0
-    s = library.where(x1 > x0, rise / width, d0)
-    r0, r1 = d0 / s, d1 / s
-    gap = (inside - u0) / library.where(rise > 0, rise, 1)
-    bend = gap * (r0 + r1 - 2)
-    a, b, c = 1 - r0 + bend, r0 - bend, -gap
+    x0, u0, width, rise, d0, d1, _ = _interval(library, inside, scores, knots, scores, slopes)
+    share = (inside - u0) / library.where(rise > 0, rise, 1)
+    bend = share * (d0 + d1 - 2)
+    a, b, c = 1 - d0 + bend, d0 - bend, -share
     discriminant = library.sqrt(library.maximum(b**2 - 4 * a * c, 0))
     below = b + discriminant
     x = x0 + width * library.clip(-2 * c / library.where(below > 0, below, 1), 0, 1)

@@ -1,4 +1,4 @@
-"""What the user hands in: tables of finite numbers, their rows' weights, traced or known values."""
+"""Checks of what the user hands in: tables of finite numbers, rows' weights, values not yet known."""
 
 from __future__ import annotations
 
