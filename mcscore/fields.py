@@ -196,9 +196,8 @@ def minibatch_score(
     alpha, variance = jnp.reshape(alpha, (-1, 1)), jnp.reshape(variance, (-1, 1))
 
     def one(key):
-        return over_tiles(
-            partial(_estimate, mixture.subsample(key, batch_size)), (x_t, alpha, variance)
-        )
+        estimate = partial(_estimate, mixture.subsample(key, batch_size))
+        return over_tiles(estimate, (x_t, alpha, variance), batch_size)
 
     score, squared_error, ess = jax.vmap(one)(jax.random.split(key, batches))
     error = jnp.sqrt(squared_error.sum(0)) / batches

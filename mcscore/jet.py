@@ -17,7 +17,7 @@ the data *merge* (law of total variance); a scan over blocks, several devices an
 only in what is merged. The Laplacian is that of ``log p``, not of ``p``: ``lap p / p - |grad|^2``
 cancels catastrophically far from the data, the variance does not.
 
-Nothing of size (queries x rows) is ever held: queries are taken ``query_tile()`` at a time.
+Nothing of size (queries x rows) is ever held: queries are taken ``query_tile`` at a time.
 """
 
 from __future__ import annotations
@@ -213,7 +213,8 @@ def stream(
     columns = (jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)) for v in (alpha, variance))
     rates = jax.tree.map(lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), rates)
     one_tile = _with_care(plain) if exact and x_t.dtype == jnp.float32 else plain
-    return over_tiles(lambda operands: one_tile(operands, blocks), (x_t, *columns, rates))
+    rows = blocks.rows.shape[-2]
+    return over_tiles(lambda operands: one_tile(operands, blocks), (x_t, *columns, rates), rows)
 
 
 def _with_care(plain: Callable) -> Callable:
@@ -264,23 +265,25 @@ def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, dtype), tree)
 
 
-def query_tile() -> int:
-    """Return how many queries are evaluated together.
+def query_tile(rows: int) -> int:
+    """Return how many queries are evaluated together with blocks of ``rows`` rows.
 
-    Measured (benchmarks/README.md): a CPU wants tile x block within its caches, a GPU work enough to
-    fill it in every step of the scan over blocks, where its memory allows: one query per free MiB, whose
-    weights and their copies take about one part in a hundred of that.
+    Measured (benchmarks/README.md): a CPU wants tile x block within its caches, yet work enough in every
+    step of the scan over blocks: of short blocks more queries. So does a GPU, where its memory allows: one
+    query per free MiB, whose weights and their copies take about one part in a hundred of that.
     """
-    if QUERY_TILE or jax.default_backend() == "cpu":
-        return QUERY_TILE or 1024
+    if QUERY_TILE:
+        return QUERY_TILE
+    if jax.default_backend() == "cpu":
+        return min(8192, max(1024, 2**20 // rows))
     memory = jax.local_devices()[0].memory_stats() or {}
     free = memory.get("bytes_limit", 2**34) - memory.get("bytes_in_use", 0)
     return min(16_384, max(1024, free // 2**20))
 
 
-def over_tiles(function: Callable, operands: tuple) -> Any:
+def over_tiles(function: Callable, operands: tuple, rows: int) -> Any:
     """Apply ``function`` to tiles of the leading axis; operands with one row go to every tile."""
-    queries, tile = operands[0].shape[0], query_tile()
+    queries, tile = operands[0].shape[0], query_tile(rows)
     if queries <= tile:
         return function(operands)
     tiles = -(-queries // tile)

@@ -191,10 +191,9 @@ def test_any_shape_and_block_size(n, d, block, seed, t):
         np.testing.assert_allclose(found, value, rtol=bound, atol=bound * (1 + np.abs(value).max()))
 
 
-@pytest.mark.parametrize(
-    "count", [1, jets.query_tile(), jets.query_tile() + 1, 3 * jets.query_tile() + 7]
-)
-def test_tiles_do_not_show(count):
+@pytest.mark.parametrize("count", [1, 64, 65, 3 * 64 + 7])
+def test_tiles_do_not_show(count, monkeypatch):
+    monkeypatch.setattr(jets, "QUERY_TILE", 64)
     law = mcs.mixture(table(30, 2), kernel=mcs.Isotropic(0.3))
     x = jnp.asarray(queries(table(30, 2), 0.5, count))
     t = jnp.linspace(0.1, 0.9, count)
@@ -237,7 +236,8 @@ def test_fused_kernel_lowers_for_a_gpu(monkeypatch):
 
 
 def test_tiles_follow_the_device_s_memory(monkeypatch):
-    assert jets.query_tile() == 1024
+    tiles = [jets.query_tile(rows) for rows in (10, 256, 1024, 5000)]
+    assert tiles == [8192, 4096, 1024, 1024]  # about as many pairs of any block
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for stats, expected in (
         (dict(bytes_limit=80 * 2**30), 16_384),
@@ -248,9 +248,9 @@ def test_tiles_follow_the_device_s_memory(monkeypatch):
     ):
         device = type("Device", (), {"memory_stats": lambda self, stats=stats: stats})()
         monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
-        assert jets.query_tile() == expected
+        assert jets.query_tile(1000) == expected
     monkeypatch.setattr(jets, "QUERY_TILE", 77)
-    assert jets.query_tile() == 77
+    assert jets.query_tile(1000) == 77
 
 
 def test_memory_does_not_grow_with_queries_times_rows():
