@@ -175,30 +175,34 @@ def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
     return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
 
 
-class _Shrunk(NamedTuple):
-    """A cluster's rows, mean and covariance, and that shrunk; ``average``: its size in pooled units."""
-
-    index: np.ndarray
-    mean: np.ndarray
-    covariance: np.ndarray
-    smooth: np.ndarray
-    average: float
-
-
 class Clusters(NamedTuple):
-    """The clusters of all partitions, and a square root of their pooled covariance."""
+    """The clusters of all partitions, k of them.
 
-    members: list[_Shrunk]
+    Attributes:
+        members: The rows of every cluster.
+        means: (k, d).
+        covariances: (k, d, d).
+        shrunk: The covariances shrunk, (k, d, d).
+        sizes: Mean squared length of a row in pooled units, (k,).
+        root: A square root of the pooled covariance, (d, d).
+        partitions: Number of partitions.
+    """
+
+    members: list[np.ndarray]
+    means: np.ndarray
+    covariances: np.ndarray
+    shrunk: np.ndarray
+    sizes: np.ndarray
     root: np.ndarray
     partitions: int
 
 
-class _Shape(NamedTuple):
-    """The basis and variances of a cluster's kernel, and the pull on its rows."""
+class _Shapes(NamedTuple):
+    """The basis and variances of every cluster's kernel, and the pull on its rows."""
 
-    basis: np.ndarray
+    bases: np.ndarray
     variances: np.ndarray
-    pull: np.ndarray
+    pulls: np.ndarray
 
 
 def _covariance(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,16 +212,6 @@ def _covariance(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean, (share * centred.T) @ centred
 
 
-def _pooled(x: np.ndarray, weights: np.ndarray, clusters: list[np.ndarray]) -> np.ndarray:
-    """Return a square root of the mean covariance within clusters, flat directions floored."""
-    parts = [weights[index].sum() * _covariance(x[index], weights[index])[1] for index in clusters]
-    values, vectors = np.linalg.eigh(
-        np.sum(parts, 0) / sum(weights[index].sum() for index in clusters)
-    )
-    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
-    return vectors * np.sqrt(np.maximum(values, floor))
-
-
 def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndarray]) -> Clusters:
     """Return the clusters that the ``partitions`` label, covariances shrunk towards the pooled one.
 
@@ -225,51 +219,74 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    clusters = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
-    root = _pooled(x, weights, clusters)
-    members = []
-    for index in clusters:
-        mean, covariance = _covariance(x[index], weights[index])
-        unit = np.linalg.solve(root, (x[index] - mean).T).T
-        several = len(index) > 1 and x.shape[1] > 1
-        amount = ledoit_wolf_shrinkage(unit, assume_centered=True) if several else 0.0
-        average = max(float(np.mean(unit**2)), 1e-6)
-        smooth = (1 - amount) * covariance + amount * average * (root @ root.T)
-        members.append(_Shrunk(index, mean, covariance, smooth, average))
-    return Clusters(members, root, len(partitions))
+    members = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
+    moments = [_covariance(x[index], weights[index]) for index in members]
+    means, covariances = (np.stack(part) for part in zip(*moments, strict=True))
+    masses = [weights[index].sum() for index in members]
+    values, vectors = np.linalg.eigh(np.average(covariances, axis=0, weights=masses))
+    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
+    root = _scaled(vectors, np.sqrt(np.maximum(values, floor)))
+    inverse = np.linalg.inv(root)
+    units = [(x[i] - mean) @ inverse.T for i, mean in zip(members, means, strict=True)]
+    amounts = [
+        ledoit_wolf_shrinkage(unit, assume_centered=True) if min(unit.shape) > 1 else 0.0
+        for unit in units
+    ]
+    sizes = np.maximum([np.mean(unit**2) for unit in units], 1e-6)
+    amount, size = (np.reshape(a, (-1, 1, 1)) for a in (amounts, sizes))
+    shrunk = (1 - amount) * covariances + amount * size * (root @ root.T)
+    return Clusters(members, means, covariances, shrunk, sizes, root, len(partitions))
 
 
-def _shape(cluster: _Shrunk, h: float, root: np.ndarray, preserve: bool) -> _Shape:
-    """Return the shape of a cluster's kernel of bandwidth ``h``."""
-    covariance, d = cluster.covariance, len(root)
-    kernel = h**2 * cluster.smooth
-    if preserve and len(cluster.index) >= 5 * d:  # enough rows to trust: never wider than itself
-        kernel = _narrower(kernel, covariance)
-    values, basis = np.linalg.eigh(kernel)
-    variances = np.maximum(values, 1e-6 * h**2 * cluster.average * (root**2).sum() / d)
-    pull = _pull(covariance, (basis * variances) @ basis.T) if preserve else np.eye(d)
-    return _Shape(basis, variances, pull)
+def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
+    """Return the shapes of all clusters' kernels of bandwidth ``h``."""
+    root, covariances = clusters.root, clusters.covariances
+    kernels, d = h**2 * clusters.shrunk, len(root)
+    if preserve:  # enough rows to trust: never wider than the cluster itself
+        trusted = np.array([len(index) >= 5 * d for index in clusters.members])
+        kernels[trusted] = _narrower(kernels[trusted], covariances[trusted])
+    values, bases = np.linalg.eigh(kernels)
+    floors = 1e-6 * h**2 * clusters.sizes * (root**2).sum() / d
+    variances = np.maximum(values, floors[:, None])
+    if not preserve:
+        return _Shapes(bases, variances, np.broadcast_to(np.eye(d), bases.shape))
+    return _Shapes(bases, variances, _pull(covariances, _scaled(bases, variances) @ _turned(bases)))
+
+
+def _turned(matrices: np.ndarray) -> np.ndarray:
+    return np.swapaxes(matrices, -1, -2)
+
+
+def _scaled(matrices: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return the matrices' columns times ``factors``."""
+    return matrices * factors[..., None, :]
 
 
 def _roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``R`` and its inverse with ``R R' = covariance``, flat directions floored."""
     values, vectors = np.linalg.eigh(covariance)
-    root = np.sqrt(np.maximum(values, 1e-12 * max(values.max(), 1e-300)))
-    return vectors * root, (vectors / root).T
+    largest = np.maximum(values[..., -1:], 1e-300)
+    root = np.sqrt(np.maximum(values, 1e-12 * largest))
+    return _scaled(vectors, root), _turned(_scaled(vectors, 1 / root))
+
+
+def _relative(kernel: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return ``R`` and its inverse, ``R R' = covariance``, and the kernel's variances and axes there."""
+    root, inverse = _roots(covariance)
+    return root, inverse, *np.linalg.eigh(inverse @ kernel @ _turned(inverse))
 
 
 def _narrower(kernel: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Return ``kernel``, cut to ``covariance`` in the directions where it is wider."""
-    root, inverse = _roots(covariance)
-    ratios, directions = np.linalg.eigh(inverse @ kernel @ inverse.T)
-    return root @ (directions * np.minimum(ratios, 1)) @ directions.T @ root.T
+    root, _, ratios, axes = _relative(kernel, covariance)
+    axes = root @ axes
+    return _scaled(axes, np.minimum(ratios, 1)) @ _turned(axes)
 
 
 def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return ``A`` with ``A S A' + C = S``; in directions where ``C > S`` the rows collapse."""
-    root, inverse = _roots(covariance)
-    ratios, directions = np.linalg.eigh(inverse @ kernel @ inverse.T)
-    return root @ (directions * np.sqrt(np.clip(1 - ratios, 0, None))) @ directions.T @ inverse
+    root, inverse, ratios, axes = _relative(kernel, covariance)
+    return root @ _scaled(axes, np.sqrt(np.clip(1 - ratios, 0, None))) @ _turned(axes) @ inverse
 
 
 def clustered_blocks(
@@ -287,25 +304,24 @@ def clustered_blocks(
     random; its shape comes from all of them.
     """
     turn = np.random.default_rng(0).permutation(len(x))
-    whole = [cluster.index for cluster in clusters.members]
-    most = _equal_share(np.array([len(index) for index in whole]), most_rows)
-    thinned = [index[np.argsort(turn[index])[:most]] for index in whole]
+    most = _equal_share(np.array([len(index) for index in clusters.members]), most_rows)
+    thinned = [index[np.argsort(turn[index])[:most]] for index in clusters.members]
     rows = block_size(np.array([len(part) for part in thinned]), rows)
-    moved, share, parts, of_block, start = [], [], [], [], 0
-    for cluster, index in zip(clusters.members, thinned, strict=True):
-        shape = _shape(cluster, h, clusters.root, preserve)
+    shapes = _shapes(clusters, h, preserve)
+    moved, share, parts, cluster, start = [], [], [], [], 0
+    for k, (index, whole) in enumerate(zip(thinned, clusters.members, strict=True)):
         mass = weights[index] / weights[index].sum()
         centred = x[index] - mass @ x[index]
-        points = centred @ shape.pull.T @ shape.basis  # around the cluster's mean, in its basis
+        points = centred @ shapes.pulls[k].T @ shapes.bases[k]  # around the mean, in its basis
         for piece in bisect(points, np.arange(len(index)), -(-len(index) // rows)):
             parts.append(start + piece)
-            of_block.append((cluster.mean, shape.basis, shape.variances))
+            cluster.append(k)
         moved.append(points)
-        share.append(mass * weights[cluster.index].sum() / clusters.partitions)
+        share.append(mass * weights[whole].sum() / clusters.partitions)
         start += len(index)
-    means, bases, variances = (np.stack(part) for part in zip(*of_block, strict=True))
+    bases, variances = shapes.bases[cluster], shapes.variances[cluster]
     packed = pack(np.concatenate(moved), np.concatenate(share), parts, variances)
-    centres = means + np.einsum("kd,ked->ke", packed.centres, bases)
+    centres = clusters.means[cluster] + np.einsum("kd,ked->ke", packed.centres, bases)
     return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
 
 
