@@ -2,14 +2,14 @@ r"""Choosing the law: frame, number of clusters and bandwidth by held-out log-li
 
 For a split of the rows, everything that is fitted (frame, clusters, covariances, centres) sees the
 training part only; the held-out part is scored in the user's units, so that frames compare too. Small
-tables are split several times. The chosen law is then laid out with all rows; where EM had not seen as
-many as it takes, they are clustered anew.
+tables are split several times. The chosen law is then laid out with all rows, which of small tables
+are clustered anew.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from mcscore.clustering import FITTING_ROWS, Clustering, clusterings
+from mcscore.clustering import Clustering, clusterings
 from mcscore.conditioning import tails
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
@@ -119,10 +119,9 @@ class _Split:
         laid = clustered_blocks(self.x, self.weights, clusters, h, 1024, most_rows=most_rows)
         return _on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
-    def score(self, blocks: int, partitions: int, bandwidths: tuple[float, ...]) -> np.ndarray:
-        """Return the mean held-out log-likelihood for each bandwidth."""
-        laws = (self.law(blocks, partitions, h) for h in bandwidths)
-        return np.array([self.log_likelihood(self.fitted, law) for law in laws])
+    def score(self, blocks: int, partitions: int, h: float) -> float:
+        """Return the mean held-out log-likelihood."""
+        return self.log_likelihood(self.fitted, self.law(blocks, partitions, h))
 
     def log_likelihood(self, frame: Any, law: Blocks) -> float:
         """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
@@ -203,6 +202,19 @@ def _thinned(blocks: Blocks) -> Blocks:
     return replace(blocks, rows=blocks.rows[:, ::every], log_weights=kept + missing[:, None])
 
 
+def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
+    """Return the best trial: from ``start`` in either direction as long as the likelihood rises."""
+    known = {candidates.index(start): trial(start)}
+    (best,) = known
+    for step in (-1, 1):
+        while (other := best + step) not in known and 0 <= other < len(candidates):
+            known[other] = trial(candidates[other])
+            if known[other].log_likelihood <= known[best].log_likelihood:
+                break
+            best = other
+    return known[best]
+
+
 def choose(
     x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ...], rows: int
 ) -> Choice:
@@ -211,24 +223,23 @@ def choose(
     The curve is of frames as fitted; the reported likelihood is of the calibrated one.
     """
     n, d = x.shape
-    rng = np.random.default_rng(auto.seed)
-    order = rng.permutation(n)
+    order = np.random.default_rng(auto.seed).permutation(n)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
     curve: list[Trial] = []
 
-    def trial(
-        splits: list[_Split], frame: Any, blocks: int, partitions: int, bandwidths: Any
+    def best_bandwidth(
+        splits: list[_Split], frame: Any, at: tuple[int, int], grid: Any, h: float
     ) -> Trial:
-        _cluster(splits, [blocks], partitions)
-        scores = np.mean([split.score(blocks, partitions, bandwidths) for split in splits], 0)
-        name = type(frame).__name__
-        points = [
-            Trial(name, blocks, partitions, *p)
-            for p in zip(bandwidths, scores.tolist(), strict=True)
-        ]
-        curve.extend(points)
-        return max(points, key=lambda point: point.log_likelihood)
+        """Return the best trial with the blocks and partitions ``at``, climbing over ``grid`` from ``h``."""
+        _cluster(splits, [at[0]], at[1])
+
+        def trial(h: float) -> Trial:
+            score = float(np.mean([split.score(*at, h) for split in splits]))
+            curve.append(Trial(type(frame).__name__, *at, h, score))
+            return curve[-1]
+
+        return _climb(trial, grid, min(grid, key=lambda other: abs(other - h)))
 
     frame = frames[0]
     guess = int(np.clip(np.sqrt(n / d), 1, auto.most_blocks))
@@ -237,59 +248,55 @@ def choose(
         some = order[:4000]
         part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
         _cluster(part, [few], 1)
-        best_of = [
-            trial([s], f, few, 1, BANDWIDTHS[2::2]) for s, f in zip(part, frames, strict=True)
+        found = [
+            best_bandwidth([s], f, (few, 1), BANDWIDTHS[2::2], 0.8)
+            for s, f in zip(part, frames, strict=True)
         ]
-        frame = frames[int(np.argmax([point.log_likelihood for point in best_of]))]
+        frame = frames[int(np.argmax([best.log_likelihood for best in found]))]
     splits = [_Split(x, weights, part, frame, auto) for part in held]
 
-    # Climb over the number of clusters with one partition: its optimum is broad.
-    tried: dict[int, float] = {}
-    best, step, most = guess, 2.0, min(auto.most_blocks, n // 10)
-    if folds == 1:  # its first three clusterings, else one core's work each, side by side
-        _cluster(
-            splits, sorted({max(1, round(guess / step)), guess, min(most, round(guess * step))}), 1
-        )
-    tried[best] = trial(splits, frame, best, 1, BANDWIDTHS[1::2]).log_likelihood
-    for direction in (1 / step, step):
-        while True:
-            blocks = int(np.clip(round(best * direction), 1, most))
-            if blocks in tried or blocks < 1:
-                break
-            tried[blocks] = trial(splits, frame, blocks, 1, BANDWIDTHS[1::2]).log_likelihood
-            if tried[blocks] <= tried[best]:
-                break
-            best = blocks
-
+    # One partition decides the number of clusters: its optimum is broad.
+    most = max(1, min(auto.most_blocks, n // 10))
+    numbers = {int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)}
+    numbers, guess = sorted(numbers), min(guess, most)
+    if folds <= 2:  # the first three clusterings, else one core's work each, side by side
+        middle = numbers.index(guess)
+        _cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
+    winner = _climb(
+        lambda blocks: best_bandwidth(splits, frame, (blocks, 1), BANDWIDTHS[1::2], 0.7),
+        numbers,
+        guess,
+    )
+    blocks = winner.blocks
     partitions = auto.partitions or (8 if SMALL < n <= 6000 else 4)
-    partitions = partitions if best > 1 else 1  # one cluster is the same in every partition
-    winner = trial(splits, frame, best, partitions, BANDWIDTHS)
+    partitions = partitions if blocks > 1 else 1  # one cluster is the same in every partition
+    winner = best_bandwidth(splits, frame, (blocks, partitions), BANDWIDTHS, winner.h)
     whole = auto.most_rows // n  # partitions of which none leaves rows out
     if auto.partitions is None and 0 < whole < partitions:
-        fewer = trial(splits, frame, best, whole, BANDWIDTHS)
+        fewer = best_bandwidth(splits, frame, (blocks, whole), BANDWIDTHS, winner.h)
         if fewer.log_likelihood > winner.log_likelihood + CLEARLY:
             winner = fewer
     partitions = winner.partitions
-    split, fitted = splits[0], frame.fit(x, weights)
+    fitted = frame.fit(x, weights)
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
-    kernel = Local(h, best, partitions, auto.most_rows, auto.seed)
+    kernel = Local(h, blocks, partitions, auto.most_rows, auto.seed)
     y = fitted.forward(x)
-    if len(split.x) < FITTING_ROWS:
-        blocks = kernel.lay_out(y, weights, rows)
-    else:
-        inside = split.fitted.forward(x)
-        labels = [found.assign(inside) for found in split.found[best][:partitions]]
+    if n <= SMALL:
+        law = kernel.lay_out(y, weights, rows)
+    else:  # the split's clusterings, which saw four fifths of the rows or as many as EM takes
+        inside = splits[0].fitted.forward(x)
+        labels = [found.assign(inside) for found in splits[0].found[blocks][:partitions]]
         clusters = shrunk_clusters(y, weights, labels)
-        blocks = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
+        law = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:
-        law = split.law(best, partitions, h)
-        apart = calibrated(split.fitted, law, n)
-        likelihoods.append(split.log_likelihood(apart, law))
-        shares.append(split.memorisation(apart, law))
+        trained = split.law(blocks, partitions, h)
+        apart = calibrated(split.fitted, trained, n)
+        likelihoods.append(split.log_likelihood(apart, trained))
+        shares.append(split.memorisation(apart, trained))
     evidence = dict(
         log_likelihood=float(np.mean(likelihoods)),
         memorisation=float(np.mean(shares)),
         curve=curve,
     )
-    return Choice(frame, kernel, calibrated(fitted, blocks, n), blocks, evidence)
+    return Choice(frame, kernel, calibrated(fitted, law, n), law, evidence)
