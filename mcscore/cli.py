@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     fit.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
     fit.add_argument("--pairs", default=50_000, type=int, help="labelled pairs (default: 50000)")
     fit.add_argument(
-        "--epochs", type=int, help="passes over them, at most (default: 8000 steps of 256)"
+        "--epochs", type=int, help="passes over them, at most (default: 3000 steps of 512)"
     )
     fit.add_argument(
         "--refine", type=int, help="steps that bring the density closer (default: 1000, if d <= 12)"
