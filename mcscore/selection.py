@@ -2,8 +2,8 @@ r"""Choosing the law: frame, number of clusters and bandwidth by held-out log-li
 
 For a split of the rows, everything that is fitted (frame, clusters, covariances, centres) sees the
 training part only; the held-out part is scored in the user's units, so that frames compare too. Small
-tables are split several times. The chosen law is then laid out with all rows, which of small tables
-are clustered anew.
+tables are split several times. The chosen law is then laid out with all rows; where EM had not seen as
+many as it takes, they are clustered anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from mcscore.clustering import Clustering, clusterings
+from mcscore.clustering import FITTING_ROWS, Clustering, clusterings
 from mcscore.conditioning import tails
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
@@ -281,9 +281,9 @@ def choose(
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
     kernel = Local(h, blocks, partitions, auto.most_rows, auto.seed)
     y = fitted.forward(x)
-    if n <= SMALL:
+    if len(splits[0].x) < FITTING_ROWS:
         law = kernel.lay_out(y, weights, rows)
-    else:  # the split's clusterings, which saw four fifths of the rows or as many as EM takes
+    else:
         inside = splits[0].fitted.forward(x)
         labels = [found.assign(inside) for found in splits[0].found[blocks][:partitions]]
         clusters = shrunk_clusters(y, weights, labels)
