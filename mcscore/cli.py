@@ -169,7 +169,8 @@ def _demo(options: argparse.Namespace) -> None:
         settings = dict(
             pairs=1_000, encoder=False, epochs=2, kernel=Local(0.7, 4), frame=Gaussianize()
         )
-    for index, name in enumerate(("checkerboard", "two_spirals", "breast_cancer", "wine")):
+    names = ("checkerboard", "two_spirals", "breast_cancer", "wine")
+    for index, name in enumerate(names[1::2] if options.quick else names):
         key = jax.random.key(index)
         if name in datasets.TABLES:
             train, test, floor = datasets.split(0, datasets.TABLES[name](), 0.5, 0.25, 0.25)

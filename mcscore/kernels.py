@@ -27,6 +27,7 @@ import numpy as np
 
 from mcscore.clustering import clusterings
 from mcscore.jet import Blocks
+from mcscore.packing import balanced_blocks, bisect, block_size, equal_share, pack
 
 MOST_ROWS = 1_000_000  # rows stored at most
 Number = Any  # a float to the user, a tracer under jit
@@ -120,7 +121,7 @@ class Local(Kernel):
     Args:
         h: Share of each cluster's spread that is kernel, in ``(0, 1]``: towards 0 the law copies the
             data, 1 is a Gaussian mixture.
-        blocks: Clusters per partition.
+        blocks: Clusters per partition; by default ``sqrt(n / d)``, where `Auto` starts to search.
         partitions: Independent clusterings whose laws are averaged.
         most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
             own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
@@ -131,8 +132,8 @@ class Local(Kernel):
     Local(h=0.5, blocks=10, partitions=4, most_rows=1000000, seed=0)
     """
 
-    h: Number
-    blocks: int = field(metadata={"static": True})
+    h: Number = 0.8
+    blocks: int | None = field(default=None, metadata={"static": True})
     partitions: int = field(default=4, metadata={"static": True})
     most_rows: int = field(default=MOST_ROWS, metadata={"static": True})
     seed: int = field(default=0, metadata={"static": True})
@@ -142,37 +143,26 @@ class Local(Kernel):
         _check_bandwidth(self.h)
         if self.h > 1:
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
-        for name in ("blocks", "partitions", "most_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        blocks = usual_blocks(*x.shape) if self.blocks is None else self.blocks
+        for name, value in (
+            ("blocks", blocks), ("partitions", self.partitions), ("most_rows", self.most_rows)
+        ):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         seeds = range(self.seed, self.seed + self.partitions)
-        labels = [found.labels for found in clusterings((x, self.blocks, seed) for seed in seeds)]
+        labels = [found.labels for found in clusterings((x, blocks, seed) for seed in seeds)]
         clusters = shrunk_clusters(x, weights, labels)
         return clustered_blocks(x, weights, clusters, self.h, rows, most_rows=self.most_rows)
+
+
+def usual_blocks(n: int, d: int) -> int:
+    """Return ``sqrt(n / d)``, from 1 to 160: as many clusters as each has rows per column."""
+    return int(np.clip(np.sqrt(n / d), 1, 160))
 
 
 def _check_bandwidth(h: Any) -> None:
     if not h > 0:
         raise ValueError(f"h: expected a positive bandwidth, got {h}")
-
-
-def balanced_blocks(x: np.ndarray, weights: np.ndarray, rows: int, variance: float) -> Blocks:
-    """Return blocks of neighbouring rows, equal in size up to one row, with isotropic variance."""
-    parts = bisect(x, np.arange(len(x)), -(-len(x) // rows))
-    return pack(x, weights, parts, np.full((len(parts), x.shape[1]), variance))
-
-
-def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Cut the widest column, again and again, into ``parts`` parts equal up to a row (a k-d tree).
-
-    Neighbouring rows in one block keep the block's radius, and with it float32's loss, small.
-    """
-    if parts == 1:
-        return [index]
-    part, left = x[index], parts // 2
-    cut = len(index) * left // parts
-    order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], cut)
-    return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
 
 
 class Clusters(NamedTuple):
@@ -304,7 +294,7 @@ def clustered_blocks(
     random; its shape comes from all of them.
     """
     turn = np.random.default_rng(0).permutation(len(x))
-    most = _equal_share(np.array([len(index) for index in clusters.members]), most_rows)
+    most = equal_share(np.array([len(index) for index in clusters.members]), most_rows)
     thinned = [index[np.argsort(turn[index])[:most]] for index in clusters.members]
     rows = block_size(np.array([len(part) for part in thinned]), rows)
     shapes = _shapes(clusters, h, preserve)
@@ -323,39 +313,3 @@ def clustered_blocks(
     packed = pack(np.concatenate(moved), np.concatenate(share), parts, variances)
     centres = clusters.means[cluster] + np.einsum("kd,ked->ke", packed.centres, bases)
     return Blocks(packed.rows, packed.log_weights, centres, bases, packed.variances)
-
-
-def _equal_share(sizes: np.ndarray, total: int) -> int:
-    """Return the largest ``m``, at least 5, with ``sum(min(sizes, m)) <= total``."""
-    ordered = np.sort(sizes)
-    kept = np.cumsum(np.append(0, ordered[:-1]))  # rows of all smaller clusters
-    left = (total - kept) // np.arange(len(sizes), 0, -1)
-    fits = np.flatnonzero(left < ordered)
-    return max(5, int(left[fits[0]])) if len(fits) else int(ordered[-1])
-
-
-def block_size(sizes: np.ndarray, most: int) -> int:
-    """Return the rows per block, at most ``most``, that waste least on padding and small blocks."""
-
-    def cost(size: int) -> tuple[bool, int]:
-        counts = -(-sizes // size)
-        stored = counts.sum() * int((-(-sizes // counts)).max())
-        # Within 15 % of padding, a block by itself costs about as much as 80 rows.
-        return bool(stored > sizes.sum() / 0.87), int(stored + 80 * counts.sum())
-
-    sizes = np.asarray(sizes)
-    return min(np.unique(np.geomspace(8, max(most, 8), 60).astype(int)).tolist(), key=cost)
-
-
-def pack(
-    x: np.ndarray, weights: np.ndarray, parts: list[np.ndarray], variances: np.ndarray
-) -> Blocks:
-    """Return the rows ``x[part]`` of every part as one padded block each."""
-    shape = len(parts), max(map(len, parts))
-    rows, log_weights = np.zeros((*shape, x.shape[1])), np.full(shape, -np.inf)
-    # Centres are rounded to float32 first, so that row = centre + remainder holds in float32 too.
-    centres = np.stack([x[part].mean(0) for part in parts]).astype(np.float32).astype(np.float64)
-    for block, part in enumerate(parts):
-        rows[block, : len(part)] = x[part] - centres[block]
-        log_weights[block, : len(part)] = np.log(weights[part])
-    return Blocks(rows, log_weights, centres, None, variances)

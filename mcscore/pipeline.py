@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +24,9 @@ from mcscore.schedules import Cosine, Schedule
 from mcscore.selection import Auto
 from mcscore.tables import as_table
 from mcscore.training import History, train
+
+LABEL_STEPS = 5
+INTEGRATION = {"steps", "tolerance", "solver", "stepsize_controller", "clock"}
 
 
 class Fit(NamedTuple):
@@ -66,7 +68,7 @@ def fit_stages(
     schedule: Schedule = Cosine(),
     weights: Any = None,
     pairs: int = 50_000,
-    labelling: Mapping[str, Any] = MappingProxyType({"steps": 5}),
+    labelling: Mapping[str, Any] | None = None,
     network: MLP = MLP(),
     encoder: bool = True,
     refine: int | None = None,
@@ -83,8 +85,8 @@ def fit_stages(
         schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
         weights: Non-negative weights of the rows.
         pairs: Number of labelled pairs.
-        labelling: Further options of ``generate_pairs``; by default ``steps=5``, 16 evaluations, whose error
-            (``pairs.report``) is a tenth of what the network leaves.
+        labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
+            16 evaluations, whose error (``pairs.report``) is less than what the network leaves.
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
@@ -106,7 +108,10 @@ def fit_stages(
     if refine:
         law.require_width("refine")
     seconds["mixture"], start = time.perf_counter() - start, time.perf_counter()
-    made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **labelling)
+    how: dict[str, Any] = dict(labelling or {})
+    if INTEGRATION.isdisjoint(how):
+        how["steps"] = LABEL_STEPS
+    made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how)
     seconds["labels"], start = time.perf_counter() - start, time.perf_counter()
     generator, history = train(
         train_key, made, network=network, encoder=encoder, progress=progress, **training

@@ -30,6 +30,7 @@ from mcscore.kernels import (
     Local,
     clustered_blocks,
     shrunk_clusters,
+    usual_blocks,
 )
 from mcscore.metrics import memorisation
 
@@ -102,7 +103,7 @@ class _Split:
     def __init__(
         self, x: np.ndarray, weights: np.ndarray, held: np.ndarray, frame: Any, auto: Auto
     ):
-        self.fitted = frame.fit(x[~held], weights[~held])
+        self.frame, self.fitted = frame, frame.fit(x[~held], weights[~held])
         self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
         self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
@@ -215,6 +216,66 @@ def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any)
     return known[best]
 
 
+class _Search:
+    """Trials by held-out likelihood, all of them kept in the ``curve``."""
+
+    def __init__(self, auto: Auto):
+        self.auto = auto
+        self.curve: list[Trial] = []
+
+    def bandwidth(
+        self,
+        splits: list[_Split],
+        blocks: int,
+        partitions: int,
+        grid: Sequence[float],
+        start: float,
+    ) -> Trial:
+        """Return the best trial over ``grid``, climbing from the bandwidth nearest to ``start``."""
+        _cluster(splits, [blocks], partitions)
+        frame = type(splits[0].frame).__name__
+
+        def trial(h: float) -> Trial:
+            score = np.mean([split.score(blocks, partitions, h) for split in splits])
+            self.curve.append(Trial(frame, blocks, partitions, h, float(score)))
+            return self.curve[-1]
+
+        return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
+
+    def frame(self, splits: list[_Split], blocks: int) -> Any:
+        """Return the best frame, given one split in each."""
+        _cluster(splits, [blocks], 1)
+        found = [self.bandwidth([split], blocks, 1, BANDWIDTHS[2::2], 0.8) for split in splits]
+        return splits[int(np.argmax([best.log_likelihood for best in found]))].frame
+
+    def blocks(self, splits: list[_Split], n: int, guess: int) -> Trial:
+        """Return the best trial over numbers of blocks, in one partition: its optimum is broad."""
+        most = max(1, min(self.auto.most_blocks, n // 10))
+        numbers = sorted({int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)})
+        start = min(guess, most)
+        if len(splits) <= 2:  # the first three clusterings, else one core's work each, side by side
+            middle = numbers.index(start)
+            _cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
+
+        def trial(blocks: int) -> Trial:
+            return self.bandwidth(splits, blocks, 1, BANDWIDTHS[1::2], 0.7)
+
+        return _climb(trial, numbers, start)
+
+    def partitions(self, splits: list[_Split], n: int, single: Trial) -> Trial:
+        """Return the best trial with as many partitions as pay, from the best with a ``single`` one."""
+        partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
+        if single.blocks == 1:  # one cluster is the same in every partition
+            partitions = 1
+        best = self.bandwidth(splits, single.blocks, partitions, BANDWIDTHS, single.h)
+        whole = self.auto.most_rows // n  # partitions of which none leaves rows out
+        if self.auto.partitions is None and 0 < whole < partitions:
+            fewer = self.bandwidth(splits, single.blocks, whole, BANDWIDTHS, best.h)
+            if fewer.log_likelihood > best.log_likelihood + CLEARLY:
+                return fewer
+        return best
+
+
 def choose(
     x: np.ndarray, weights: np.ndarray, auto: Auto, frames: tuple[Any, ...], rows: int
 ) -> Choice:
@@ -226,77 +287,36 @@ def choose(
     order = np.random.default_rng(auto.seed).permutation(n)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
-    curve: list[Trial] = []
+    guess = min(usual_blocks(n, d), auto.most_blocks)
 
-    def best_bandwidth(
-        splits: list[_Split], frame: Any, at: tuple[int, int], grid: Any, h: float
-    ) -> Trial:
-        """Return the best trial with the blocks and partitions ``at``, climbing over ``grid`` from ``h``."""
-        _cluster(splits, [at[0]], at[1])
-
-        def trial(h: float) -> Trial:
-            score = float(np.mean([split.score(*at, h) for split in splits]))
-            curve.append(Trial(type(frame).__name__, *at, h, score))
-            return curve[-1]
-
-        return _climb(trial, grid, min(grid, key=lambda other: abs(other - h)))
-
-    frame = frames[0]
-    guess = int(np.clip(np.sqrt(n / d), 1, auto.most_blocks))
-    few = max(1, min(guess, 30))
+    search, frame = _Search(auto), frames[0]
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
         some = order[:4000]
         part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
-        _cluster(part, [few], 1)
-        found = [
-            best_bandwidth([s], f, (few, 1), BANDWIDTHS[2::2], 0.8)
-            for s, f in zip(part, frames, strict=True)
-        ]
-        frame = frames[int(np.argmax([best.log_likelihood for best in found]))]
+        frame = search.frame(part, min(guess, 30))
     splits = [_Split(x, weights, part, frame, auto) for part in held]
+    winner = search.partitions(splits, n, search.blocks(splits, n, guess))
 
-    # One partition decides the number of clusters: its optimum is broad.
-    most = max(1, min(auto.most_blocks, n // 10))
-    numbers = {int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)}
-    numbers, guess = sorted(numbers), min(guess, most)
-    if folds <= 2:  # the first three clusterings, else one core's work each, side by side
-        middle = numbers.index(guess)
-        _cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
-    winner = _climb(
-        lambda blocks: best_bandwidth(splits, frame, (blocks, 1), BANDWIDTHS[1::2], 0.7),
-        numbers,
-        guess,
-    )
-    blocks = winner.blocks
-    partitions = auto.partitions or (8 if SMALL < n <= 6000 else 4)
-    partitions = partitions if blocks > 1 else 1  # one cluster is the same in every partition
-    winner = best_bandwidth(splits, frame, (blocks, partitions), BANDWIDTHS, winner.h)
-    whole = auto.most_rows // n  # partitions of which none leaves rows out
-    if auto.partitions is None and 0 < whole < partitions:
-        fewer = best_bandwidth(splits, frame, (blocks, whole), BANDWIDTHS, winner.h)
-        if fewer.log_likelihood > winner.log_likelihood + CLEARLY:
-            winner = fewer
-    partitions = winner.partitions
-    fitted = frame.fit(x, weights)
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
-    kernel = Local(h, blocks, partitions, auto.most_rows, auto.seed)
+    kernel = Local(h, winner.blocks, winner.partitions, auto.most_rows, auto.seed)
+    fitted = frame.fit(x, weights)
     y = fitted.forward(x)
     if len(splits[0].x) < FITTING_ROWS:
         law = kernel.lay_out(y, weights, rows)
     else:
         inside = splits[0].fitted.forward(x)
-        labels = [found.assign(inside) for found in splits[0].found[blocks][:partitions]]
-        clusters = shrunk_clusters(y, weights, labels)
+        found = splits[0].found[winner.blocks][: winner.partitions]
+        clusters = shrunk_clusters(y, weights, [one.assign(inside) for one in found])
         law = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:
-        trained = split.law(blocks, partitions, h)
+        trained = split.law(winner.blocks, winner.partitions, h)
         apart = calibrated(split.fitted, trained, n)
         likelihoods.append(split.log_likelihood(apart, trained))
         shares.append(split.memorisation(apart, trained))
     evidence = dict(
         log_likelihood=float(np.mean(likelihoods)),
         memorisation=float(np.mean(shares)),
-        curve=curve,
+        curve=search.curve,
     )
     return Choice(frame, kernel, calibrated(fitted, law, n), law, evidence)

@@ -12,8 +12,9 @@ import mcscore as mcs
 from mcscore import jet
 from mcscore.clustering import clusterings
 from mcscore.draws import draw
-from mcscore.kernels import _equal_share, block_size, clustered_blocks, shrunk_clusters
-from mcscore.selection import _on_device, _rounded_up
+from mcscore.kernels import clustered_blocks, shrunk_clusters
+from mcscore.packing import block_size, equal_share
+from mcscore.selection import Trial, _climb, _on_device, _rounded_up
 from tests import reference
 from tests.conftest import X64
 
@@ -197,12 +198,32 @@ def test_limits_of_the_bandwidth():
 def test_clusters_share_what_may_be_stored():
     sizes = np.array([10, 500, 80, 2000])
     for total in (100, 400, 1000, 2589):
-        most = _equal_share(sizes, total)
+        most = equal_share(sizes, total)
         assert np.minimum(sizes, most).sum() <= total < np.minimum(sizes, most + 1).sum()
-    assert _equal_share(sizes, 10_000) == 2000
+    assert equal_share(sizes, 10_000) == 2000
     law = mcs.mixture(two_clusters(), kernel=mcs.Local(0.5, 3, 4, most_rows=200))
     assert np.isfinite(law.blocks.log_weights).sum() <= 200
     np.testing.assert_allclose(np.exp(law.blocks.log_weights).sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 3, 8])
+def test_climbing_ends_at_the_top_and_asks_nothing_twice(start):
+    for top in range(9):
+        asked = []
+
+        def trial(place, top=top, asked=asked):
+            asked.append(place)
+            return Trial("", 1, 1, float(place), -abs(place - top))
+
+        assert _climb(trial, range(9), start).h == top
+        assert len(asked) == len(set(asked)) <= abs(top - start) + 3
+
+
+def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column():
+    x = two_clusters()
+    law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(0.8, 11)))
+    assert int(np.sqrt(400 / 3)) == 11
+    np.testing.assert_array_equal(law.blocks.variances, same.blocks.variances)
 
 
 def test_padding_stays_small():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
+from mcscore import cli
 from mcscore.cli import main
 from tests.conftest import X64
 
@@ -18,6 +19,7 @@ QUICK = dict(
     network=mcs.MLP(width=16, depth=1),
     epochs=2,
     refine=0,
+    labelling=dict(error_sample=0),
 )
 GOOD = np.random.default_rng(0).standard_normal((50, 3))
 
@@ -30,6 +32,20 @@ def test_anything_numpy_can_view(view, key):
     assert set(made.seconds) == {"mixture", "labels", "training", "density"}
     assert made.agreement.error < 1 and made.agreement.certified > 0.9
     assert json.loads(made.generator.settings)["rows"] == 50
+
+
+def test_labels_take_few_steps_unless_asked_otherwise(key, monkeypatch):
+    asked = []
+
+    def generate(*_, **options):
+        asked.append(options["steps"] if "steps" in options else options["tolerance"])
+        raise RuntimeError("as far as the labels")
+
+    monkeypatch.setattr("mcscore.pipeline.generate_pairs", generate)
+    for labelling in ({}, dict(chunk_size=7), dict(steps=9), dict(tolerance=1e-3)):
+        with pytest.raises(RuntimeError, match="as far as"):
+            mcs.fit(key, GOOD, **(QUICK | {"labelling": labelling}))
+    assert asked == [5, 5, 9, 1e-3]
 
 
 def test_fit_refines_where_a_density_is_wanted(key):
@@ -115,7 +131,7 @@ def test_generated_samples_follow_the_law(key):
     assert distance < 0.06
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
     csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
     pd.DataFrame(GOOD, columns=["a", "b", "c"]).to_csv(csv, index=False)
     quick = ["--out", str(model), "--pairs", "200", "--epochs", "1", "--refine"]
@@ -123,10 +139,17 @@ def test_command_line(tmp_path, capsys):
     assert main(["sample", str(model), "-n", "7", "--out", str(out)]) == 0
     samples = pd.read_csv(out)
     assert list(samples.columns) == ["a", "b", "c"] and samples.shape == (7, 3)
-    np.savez(tmp_path / "x.npz", train=GOOD, test=GOOD)
-    assert main(["fit", str(tmp_path / "x.npz"), *quick, "0"]) == 0
     assert main(["sample", str(model), "--out", str(tmp_path / "s.npy"), "-n", "3"]) == 0
     assert np.load(tmp_path / "s.npy").shape == (3, 3)
+
+    def reading(_, table, **options):  # as far as the work: what was read is what matters
+        np.testing.assert_array_equal(table, GOOD)
+        raise ValueError(f"refine={options['refine']}")
+
+    monkeypatch.setattr(cli, "fit_stages", reading)
+    np.savez(tmp_path / "x.npz", train=GOOD, test=GOOD + 1)
+    assert main(["fit", str(tmp_path / "x.npz"), *quick, "0"]) == 2
+    assert "refine=0" in capsys.readouterr().err
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
@@ -153,7 +176,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(report) == {"checkerboard", "two_spirals", "breast_cancer", "wine"}
+    assert set(report) == {"two_spirals", "wine"}
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".json"}
     assert "generated" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "ties", "frames",
     "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws", "conditioning",
-    "moments", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
+    "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
     "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
     "reproduce", "cli", "sklearn",
 ]  # fmt: skip
