@@ -205,13 +205,15 @@ def front() -> list[str]:
         t: best_of([e for e in done if e["data"] == t], "classifier", lambda v: max(v, 0.5))
         for t in tables
     }
-    for rival in dict.fromkeys(entry["rival"] for entry in entries):
+    names = dict.fromkeys(entry["rival"] for entry in entries)
+    for rival in sorted(names, key=lambda name: not name.startswith("mcscore")):
         cells = []
         for table in tables:
-            (entry,) = (e for e in entries if (e["rival"], e["data"]) == (rival, table))
-            if "failed" in entry:
-                cells.append("failed")
+            found = [e for e in entries if (e["rival"], e["data"]) == (rival, table)]
+            if not found or "failed" in found[0]:
+                cells.append("failed" if found else "")
                 continue
+            (entry,) = found
             text = f"{entry['classifier']:.3f}"
             text = f"**{text}**" if rival in best[table] else text
             cells.append(f"{text} ({entry['training_seconds']:.0f} s)")
