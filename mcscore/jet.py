@@ -268,7 +268,7 @@ def _cast(tree: Any, dtype: Any) -> Any:
 def query_tile(rows: int) -> int:
     """Return how many queries are evaluated together with blocks of ``rows`` rows.
 
-    Measured (benchmarks/README.md): a CPU wants tile x block within its caches, yet work enough in every
+    A CPU wants tile x block within its caches, yet work enough in every
     step of the scan over blocks: of short blocks more queries. So does a GPU, where its memory allows: one
     query per free MiB, whose weights and their copies take about one part in a hundred of that.
     """

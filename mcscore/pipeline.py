@@ -86,7 +86,7 @@ def fit_stages(
         weights: Non-negative weights of the rows.
         pairs: Number of labelled pairs.
         labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
-            16 evaluations, whose error (``pairs.report``) is less than what the network leaves.
+            16 evaluations; ``pairs.report`` has their error.
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
