@@ -151,7 +151,7 @@ def _add_full_size(results: dict[str, Any], settings: Settings, paper: Settings)
 
 def _floor(problem: Problem) -> dict[str, Any]:
     """Return the metrics of the training rows themselves: how near the test rows can be expected."""
-    order = np.random.default_rng(0).permutation(len(problem.train))
+    order = np.random.default_rng(0).permutation(len(problem.train))[:SAMPLES]
     found = judge(np.asarray(problem.train)[order], problem.train, problem.test)
     found = {name: value for name, value in found.items() if "memorisation" not in name}
     return found | chance(problem.train, problem.test)
@@ -160,15 +160,15 @@ def _floor(problem: Problem) -> dict[str, Any]:
 def chance(train: np.ndarray, test: np.ndarray, times: int = 60) -> dict[str, float]:
     """Return the thresholds that some metrics of equal laws exceed in one of twenty comparisons.
 
-    Quantiles over ``times`` random divisions of training and test rows into two sets, each of as many rows
-    as the test has (or half of all), columns standardised by the training rows.
+    Quantiles over ``times`` random draws from training and test rows: as many as the test has (or half of
+    all) against up to three times as many others, columns standardised by the training rows.
     """
     train, test = (np.asarray(a, np.float64) for a in (train, test))
     both = np.concatenate([train, test[:ROWS]]) / train.std(0)
     size, rng, found = min(len(test[:ROWS]), len(both) // 2), np.random.default_rng(0), []
     for _ in range(times):
         order = rng.permutation(len(both))
-        found.append(_moments_and_distance(both[order[:size]], both[order[size : 2 * size]]))
+        found.append(_moments_and_distance(both[order[:size]], both[order[size : 4 * size]]))
     return {
         f"{name}_threshold": float(np.quantile([one[name] for one in found], 0.95))
         for name in found[0]
@@ -262,11 +262,13 @@ def _judged(problem: Problem, made: Made, out: Path) -> dict[str, Any]:
     return dict(metrics=figures, seconds=seconds | dict(total=total), notes=made.notes)
 
 
-def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+def judge(
+    samples: np.ndarray, train: np.ndarray, test: np.ndarray, *, mmd: bool = True
+) -> dict[str, Any]:
     """Return every metric of samples against test rows, columns standardised by the training rows.
 
-    Means over as many sets of samples, up to five, as there are for as many rows as the test has, with
-    their standard errors (``*_error``).
+    Moments and sliced Wasserstein of all samples; the other metrics need sets of as many rows as the test
+    has: their means over up to five such sets. Standard errors over the sets (``*_error``).
     """
     train, test, samples = (np.asarray(a, np.float64) for a in (train, test, samples))
     shift, scale = train.mean(0), train.std(0)
@@ -274,14 +276,15 @@ def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str,
     train, y, x = ((a - shift) / scale for a in (train, test[:ROWS], samples[finite]))
     count = min(SETS, max(1, len(x) // len(y)))
     sets = np.array_split(x[: count * len(y)], count)
-    kl = np.array([metrics.column_kl(y, x) for x in sets])
-    judged = [_judge_set(seed, x, train, y) for seed, x in enumerate(sets)]
+    kl = np.array([metrics.column_kl(y, part) for part in sets])
+    judged = [_judge_set(seed, part, train, y, mmd) for seed, part in enumerate(sets)]
     values = {name: [one[name] for one in judged] for name in judged[0]}
     values |= dict(column_kl=kl.mean(1).tolist())
     out: dict[str, Any] = {name: float(np.mean(value)) for name, value in values.items()}
     if count > 1:
         errors = {f"{k}_error": np.std(v, ddof=1) / count**0.5 for k, v in values.items()}
         out |= {name: float(error) for name, error in errors.items()}
+    out |= _moments_and_distance(x, y)
     found, true = metrics.column_moments(samples[finite]), metrics.column_moments(test)
     return out | dict(
         nonfinite=int((~finite).sum()),
@@ -294,13 +297,15 @@ def judge(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str,
     )  # fmt: skip
 
 
-def _judge_set(seed: int, x: np.ndarray, train: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _judge_set(
+    seed: int, x: np.ndarray, train: np.ndarray, y: np.ndarray, mmd: bool
+) -> dict[str, float]:
     """Return the metrics of one set of samples, all standardised."""
-    mmd = metrics.mmd(jax.random.key(seed), x, y, rows=4000, permutations=100)
-    nearer = metrics.memorisation(x, train, y)
-    return _moments_and_distance(x, y) | dict(
-        mmd=mmd.value,
-        mmd_threshold=mmd.threshold,
+    nearer, found = metrics.memorisation(x, train, y), _moments_and_distance(x, y)
+    if mmd:
+        value, threshold = metrics.mmd(jax.random.key(seed), x, y, rows=4000, permutations=100)
+        found |= dict(mmd=value, mmd_threshold=threshold)
+    return found | dict(
         classifier=metrics.classifier_accuracy(seed, x, y),
         memorisation=nearer.share,
         memorisation_threshold=nearer.threshold,
