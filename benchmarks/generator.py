@@ -113,9 +113,10 @@ def main() -> None:
     for name, x in problems(options.data, options.quick):
         if options.only and name not in options.only:
             continue
-        settings = (
-            dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0) if options.quick else {}
-        )
+        settings: dict = {}
+        if options.quick:
+            settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0)
+            settings["network"] = mcs.MLP(width=8, depth=1)
         made = mcs.fit_stages(key, x, **settings)
         law = made.mixture
         about = dict(data=name, rows=len(x), d=x.shape[1], kernel=law.report.kernel)

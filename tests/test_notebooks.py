@@ -8,6 +8,15 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
+TINY = "network=mcs.MLP(width=8, depth=1)"
+SHORTER = {
+    "mcs.Auto()": "mcs.Local(0.8, 2)",
+    "wine(), **options": "wine(), kernel=mcs.Local(0.8, 2), **options",
+    "epochs=2": f"epochs=2, {TINY}",
+    "epochs=1": f"epochs=1, {TINY}",
+    "epochs=epochs": f"epochs=epochs, {TINY}",
+}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
@@ -16,7 +25,8 @@ def test_notebook_runs(name, monkeypatch, tmp_path):
     monkeypatch.setenv("MCSCORE_QUICK", "1")
     notebook = jupytext.read(FOLDER / f"{name}.py")
     for cell in notebook.cells:  # the search for the law has tests of its own
-        cell.source = cell.source.replace("Auto()", "Auto(partitions=1, most_blocks=2)")
+        for long, short in SHORTER.items():
+            cell.source = cell.source.replace(long, short)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import mcscore as mcs
-from mcscore import comparison, metrics, published, reproduce
+from mcscore import comparison, judging, metrics, published, reproduce
 from mcscore.cli import main
 from mcscore.published import Settings
 
@@ -241,8 +241,8 @@ def test_equal_laws_exceed_chance_in_one_of_twenty_comparisons():
     rng, exceeded = np.random.default_rng(0), []
     for _ in range(40):
         train, test, fresh = (rng.standard_t(6, size=(n, 2)) for n in (900, 100, 300))
-        limits = reproduce.chance(train, test)
-        found = reproduce._moments_and_distance(fresh / train.std(0), test / train.std(0))
+        limits = judging.chance(train, test)
+        found = judging._moments_and_distance(fresh / train.std(0), test / train.std(0))
         exceeded.append([found[name] > limits[f"{name}_threshold"] for name in found])
     assert np.shape(exceeded) == (40, 5)
     assert (np.sum(exceeded, 0) <= 8).all()  # binomial(40, 0.05) with probability 0.9996
@@ -253,7 +253,7 @@ def test_metrics_are_of_all_draws_or_means_over_sets(problem):
     test = np.asarray(problem.test, float)
     samples = test[rng.integers(len(test), size=4 * len(test) + 7)]
     samples[3] = np.nan
-    found = reproduce.judge(samples, problem.train, test)
+    found = judging.judge(samples, problem.train, test)
     kept = np.delete(samples, 3, 0)[: 4 * len(test)]
     scale = np.asarray(problem.train, float).std(0)
     parts = np.array_split(kept, 4)
@@ -268,8 +268,8 @@ def test_metrics_are_of_all_draws_or_means_over_sets(problem):
     kl = [metrics.column_kl(test / scale, part / scale).mean() for part in parts]
     assert found["column_kl"] == pytest.approx(np.mean(kl), rel=1e-6)
     assert found["column_kl"] == pytest.approx(np.mean(found["columns"]["kl"]))
-    assert "mmd" in found and "mmd" not in reproduce.judge(every, problem.train, test, mmd=False)
-    assert "classifier_error" not in reproduce.judge(samples[4:10], problem.train, test)
+    assert "mmd" in found and "mmd" not in judging.judge(every, problem.train, test, mmd=False)
+    assert "classifier_error" not in judging.judge(samples[4:10], problem.train, test)
 
 
 @pytest.mark.slow

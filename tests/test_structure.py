@@ -18,7 +18,7 @@ ORDER = [  # a file may import from files before it only
     "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws", "conditioning",
     "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
     "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
-    "reproduce", "cli", "sklearn",
+    "judging", "reproduce", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
     "schedules", "files", "fused", "solvers", "splines", "ties", "metrics", "uci", "plotting", "tables",
@@ -121,13 +121,16 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     readme = (ROOT.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert blocks
-    quick = {"10_000": "50", "100_000": "500", "50_000": "500", "epochs=60": "epochs=2"}
+    quick = {"10_000": "50", "100_000": "500", "50_000": "500", "key, 5000": "key, 500"}
     quick |= {"steps=2_000": "steps=100", "20_000": "500", "epochs=20": "epochs=2"}
     law = "kernel=mcs.Local(0.6, blocks=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
-    quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, epochs=2)"}
-    quick |= {"key, x, pairs=5_000, epochs=5": f"key, x, {law}, pairs=300, epochs=2"}
+    tiny = "epochs=2, network=mcs.MLP(width=8, depth=1)"
+    quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, {tiny})"}
+    quick |= {"key, x, pairs=5_000, epochs=5": f"key, x, {law}, pairs=300, {tiny}"}
+    quick |= {"pairs, epochs=60": f"pairs, {tiny}", "pairs=5_000, epochs=10": f"pairs=300, {tiny}"}
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, blocks=2)", "epochs=10": "epochs=2"}
+    quick |= {"width=32, depth=3": "width=8, depth=1"}
     scope = {}
     for block in blocks:
         for long, short in quick.items():
