@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -84,11 +85,16 @@ class MLP:
 
     def init(self, key: Array, d: int, dtype: Any = jnp.float32) -> Any:
         """Return fresh parameters for ``d`` columns."""
-        return self.module().init(key, jnp.zeros((1, d), dtype))["params"]
+        return _init(self.module(), key, d, jnp.dtype(dtype))
 
     def apply(self, params: Any, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
         """Return the network's output."""
         return self.module().apply({"params": params}, z)  # type: ignore[return-value]
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))  # one program instead of one per operation
+def _init(module: nn.Module, key: Array, d: int, dtype: Any) -> Any:
+    return module.init(key, jnp.zeros((1, d), dtype))["params"]
 
 
 PRODUCTS = ("float32", "bfloat16")

@@ -136,8 +136,7 @@ def train(
             raise ValueError(f"{name}: out of range, got {value}")
 
     split_key, decoder_key, encoder_key = jax.random.split(key, 3)
-    order = jax.random.permutation(split_key, len(z))
-    z, x = z[order], x[order]
+    z, x = _shuffled(split_key, z, x)
     options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema)
     problems = [_posed(decoder_key, z, x, "training", options)]
     if encoder:
@@ -147,6 +146,12 @@ def train(
     if not encoder:
         return generator, history
     return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
+
+
+@jax.jit
+def _shuffled(key: Array, z: Array, x: Array) -> tuple[Array, Array]:
+    order = jax.random.permutation(key, len(z))
+    return z[order], x[order]
 
 
 def recalibrate(generator: Generator, pairs: Pairs) -> Generator:

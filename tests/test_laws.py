@@ -288,6 +288,7 @@ def test_bad_kernels_are_named(kernel):
 # --- frames -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_auto_beats_fixed_kernels_and_does_not_copy():
     rng = np.random.default_rng(3)
     rows = two_clusters(3000)[rng.permutation(3000)]
@@ -312,6 +313,7 @@ def test_auto_beats_fixed_kernels_and_does_not_copy():
     assert closer.summary().memorisation > report.memorisation
 
 
+@pytest.mark.slow
 def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
     x = np.asarray(mcs.datasets.checkerboard(key, 2000))
     for rows, partitions, tried in ((2000, 1, {1, 8}), (16_000, 8, {1, 8})):

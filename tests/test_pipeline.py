@@ -131,6 +131,7 @@ def test_generated_samples_follow_the_law(key):
     assert distance < 0.06
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys, monkeypatch):
     csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
     pd.DataFrame(GOOD, columns=["a", "b", "c"]).to_csv(csv, index=False)

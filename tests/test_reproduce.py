@@ -237,6 +237,7 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
     assert comparison._best({"mcscore": 1.0}) is None
 
 
+@pytest.mark.slow
 def test_equal_laws_exceed_chance_in_one_of_twenty_comparisons():
     rng, exceeded = np.random.default_rng(0), []
     for _ in range(40):

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 import mcscore as mcs
+from tests.conftest import X64
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
@@ -105,17 +106,11 @@ def test_public_names_exist_and_are_documented():
             )
 
 
-SLOW_PAGES = ("docs/own_networks.md", "docs/guide.md")
+PAGES = ("README.md", "docs/index.md", "docs/own_networks.md", "docs/guide.md")
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/index.md",
-        *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW_PAGES),
-    ],
-)
+@pytest.mark.skipif(X64, reason="as users run it: in float32")
+@pytest.mark.parametrize("page", PAGES)
 def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (ROOT.parent / page).read_text()
