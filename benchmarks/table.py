@@ -15,6 +15,7 @@ from mcscore import comparison
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 OURS = "mcscore.score"
+REFERENCE = "training rows"  # no rival: what rows of the same law score
 
 
 def read(name: str) -> list[dict]:
@@ -128,7 +129,7 @@ def best_of(rows: list[dict], name: str, rank) -> set[str]:
     """Return the rival whose figure is the best, and those that differ by less than two standard errors.
 
     Of a difference of two figures with the best's own error: a rival's outliers must not excuse it. What
-    chance explains without copying (``memorisation_threshold``) is as good as the best.
+    chance explains (``*_threshold``: of copying, of the distance of equal laws) is as good as the best.
     """
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
     rows = [row for row in rows if name in row and not paper(row)]
@@ -173,7 +174,7 @@ def rivals() -> list[str]:
         rows = [entry for entry in entries if entry["data"] == data]
         about = f"**{data.replace('_', ' ')}**, {rows[0]['rows']:,} rows, d = {rows[0]['d']}"
         table.append(f"| {about} |" + " |" * len(columns))
-        fair = [row for row in rows if "failed" not in row]
+        fair = [row for row in rows if "failed" not in row and row["rival"] != REFERENCE]
         best = {name: best_of(fair, name, rank) for name, (_, rank) in columns.items() if rank}
         for row in rows:
             if "failed" in row:
@@ -183,7 +184,8 @@ def rivals() -> list[str]:
                 continue
             cells = []
             for name in columns:
-                text = "" if name not in row else figure(row[name])
+                hidden = row["rival"] == REFERENCE and columns[name][1] is None
+                text = "" if hidden or name not in row else figure(row[name])
                 if text and name == "log_likelihood" and "paper" in row["rival"]:
                     text = f"({text})"  # of its law: the network has none
                 elif row["rival"] in best.get(name, ()):
@@ -200,12 +202,12 @@ def front() -> list[str]:
         e["data"]: f"{e['data'].replace('_', ' ')} ({e['rows']:,}, {e['d']})" for e in entries
     }
     out = ["| | " + " | ".join(tables.values()) + " |", "|---" * (len(tables) + 1) + "|"]
-    done = [entry for entry in entries if "failed" not in entry]
+    done = [e for e in entries if "failed" not in e and e["rival"] != REFERENCE]
     best = {
         t: best_of([e for e in done if e["data"] == t], "classifier", lambda v: max(v, 0.5))
         for t in tables
     }
-    names = dict.fromkeys(entry["rival"] for entry in entries)
+    names = dict.fromkeys(e["rival"] for e in entries if e["rival"] != REFERENCE)
     for rival in sorted(names, key=lambda name: not name.startswith("mcscore")):
         cells = []
         for table in tables:
