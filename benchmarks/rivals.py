@@ -230,7 +230,8 @@ def main() -> None:
             continue
         divided = parts(name, train, test, 2 if options.quick else options.splits)
         train = divided[0][0]
-        chance = [judging.chance(*part)["sliced_wasserstein_threshold"] for part in divided]
+        times = 5 if options.quick else 60
+        chance = [judging.chance(*part, times)["sliced_wasserstein_threshold"] for part in divided]
         rivals = {
             "mcscore, law": law,
             "mcscore, law by rule": law_by_rule,

@@ -199,6 +199,7 @@ def test_draws_go_back_to_ties(tmp_path, key):
     np.testing.assert_array_equal(mcs.load(tmp_path / "g.safetensors").sample(key, 100), samples)
 
 
+@pytest.mark.slow
 def test_likelihood_cannot_be_bought_on_ties():
     """The density at an atom stays near what spreading it over 1 % of the range gives."""
     x = np.stack([COLUMNS["atom"], COLUMNS["normal"]], 1)

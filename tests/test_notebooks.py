@@ -15,6 +15,7 @@ SHORTER = {
     "epochs=2": f"epochs=2, {TINY}",
     "epochs=1": f"epochs=1, {TINY}",
     "epochs=epochs": f"epochs=epochs, {TINY}",
+    "results = reproduce": "reproduce.SAMPLES = 2_000\nresults = reproduce",
 }
 
 

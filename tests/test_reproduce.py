@@ -108,7 +108,9 @@ def test_published_training_resumes_where_it_was_interrupted(problem, tmp_path, 
 @pytest.fixture(scope="module")
 def done(problem, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    return out, reproduce.run(problem, out / "power", settings=SMALL, **OURS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce, "SAMPLES", 2000)
+        return out, reproduce.run(problem, out / "power", settings=SMALL, **OURS)
 
 
 @pytest.mark.slow
@@ -241,8 +243,8 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
 def test_equal_laws_exceed_chance_in_one_of_twenty_comparisons():
     rng, exceeded = np.random.default_rng(0), []
     for _ in range(40):
-        train, test, fresh = (rng.standard_t(6, size=(n, 2)) for n in (900, 100, 300))
-        limits = judging.chance(train, test)
+        train, test, fresh = (rng.standard_t(6, size=(n, 2)) for n in (400, 40, 120))
+        limits = judging.chance(train, test, times=40)
         found = judging._moments_and_distance(fresh / train.std(0), test / train.std(0))
         exceeded.append([found[name] > limits[f"{name}_threshold"] for name in found])
     assert np.shape(exceeded) == (40, 5)
@@ -274,7 +276,8 @@ def test_metrics_are_of_all_draws_or_means_over_sets(problem):
 
 
 @pytest.mark.slow
-def test_command_line(problem, tmp_path, capsys):
+def test_command_line(problem, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce, "SAMPLES", 2000)
     np.savez(tmp_path / "small.npz", train=problem.train, test=problem.test)
     out = tmp_path / "out"
     assert main(["reproduce", str(tmp_path / "small.npz"), "--quick", "--out", str(out)]) == 0
