@@ -116,7 +116,7 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     readme = (ROOT.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert blocks
-    quick = {"10_000": "50", "100_000": "500", "50_000": "500", "key, 5000": "key, 500"}
+    quick = {"10_000": "50", "100_000": "500", "50_000": "500", "key, 5000": "key, 1000"}
     quick |= {"steps=2_000": "steps=100", "20_000": "500", "epochs=20": "epochs=2"}
     law = "kernel=mcs.Local(0.6, blocks=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
     tiny = "epochs=2, network=mcs.MLP(width=8, depth=1)"
