@@ -110,7 +110,8 @@ def _cpuinfo() -> list[str]:
 class Results:
     """JSON lines, one per measurement, the machine on the first; printed as they come.
 
-    With ``only``, a choice of values for some keys, other lines of an existing file stay in their places.
+    With ``only``, a choice of values for some keys, lines of an existing file stay in their places until they
+    are measured again: an interrupted run loses nothing.
     """
 
     def __init__(self, out: Path | None, question: str, **only: list[str] | None):
@@ -119,7 +120,6 @@ class Results:
         chosen = {key: values for key, values in only.items() if values}
         old = out.read_text().splitlines()[1:] if chosen and out and out.exists() else []
         self.old = [json.loads(line) for line in old]
-        self.kept = [e for e in self.old if any(e.get(k) not in v for k, v in chosen.items())]
         print(json.dumps(self.lines[0]))
 
     def add(self, **entry: Any) -> None:
@@ -128,10 +128,12 @@ class Results:
         self.lines.append(rounded)
         print("  ".join(f"{k}={v}" for k, v in rounded.items()), flush=True)
         if self.out:
-            about = lambda e: (e.get("data"), e.get("rival"))
-            places = {key: place for place, key in enumerate(dict.fromkeys(map(about, self.old)))}
+            about = lambda e: (e.get("data"), e.get("rival"), e.get("variant"))
+            places = {key: place for place, key in enumerate(map(about, self.old))}
+            new = set(map(about, self.lines[1:]))
+            kept = [e for e in self.old if about(e) not in new]
             place = lambda e: places.get(about(e), len(places))
-            lines = [self.lines[0], *sorted(self.kept + self.lines[1:], key=place)]
+            lines = [self.lines[0], *sorted(kept + self.lines[1:], key=place)]
             aside = self.out.with_suffix(".tmp")
             aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
             os.replace(aside, self.out)

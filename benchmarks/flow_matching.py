@@ -23,6 +23,7 @@ class Rival(NamedTuple):
 
 
 def standardised(train):
+    """Return the frame of unit columns, the rows in it (float64), and log |det| of the way there."""
     frame = mcs.Affine().fit(np.asarray(train, np.float64))
     log_det = float(np.asarray(frame.log_det(np.zeros((1, train.shape[1]))))[0])
     return frame, frame.forward(np.asarray(train, np.float64)), log_det

@@ -115,8 +115,8 @@ def main() -> None:
             continue
         settings: dict = {}
         if options.quick:
-            settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0)
-            settings["network"] = mcs.MLP(width=8, depth=1)
+            tiny = mcs.MLP(width=8, depth=1)
+            settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0, network=tiny)
         made = mcs.fit_stages(key, x, **settings)
         law = made.mixture
         about = dict(data=name, rows=len(x), d=x.shape[1], kernel=law.report.kernel)

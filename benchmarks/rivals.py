@@ -63,8 +63,8 @@ def training_rows(train, quick) -> Rival:
 def generator(train, quick) -> Rival:
     settings: dict = {}
     if quick:
-        settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0)
-        settings["network"] = mcs.MLP(width=8, depth=1)
+        tiny = mcs.MLP(width=8, depth=1)
+        settings = dict(kernel=mcs.Local(0.7, 2), pairs=500, epochs=1, refine=0, network=tiny)
     made = mcs.fit_stages(jax.random.key(0), train, **settings)
     return Rival(made.generator.sample, made.generator.log_prob, made.mixture.report.kernel)
 

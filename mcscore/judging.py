@@ -19,7 +19,8 @@ def judge(
     """Return every metric of samples against test rows, columns standardised by the training rows.
 
     Moments and sliced Wasserstein of all samples; the other metrics need sets of as many rows as the test
-    has: their means over up to five such sets. Standard errors over the sets (``*_error``).
+    has: their means over up to five such sets. Standard errors over the sets (``*_error``): of moments and
+    distance an upper bound, where the sets do not use up all samples.
     """
     train, test, samples = (np.asarray(a, np.float64) for a in (train, test, samples))
     shift, scale = train.mean(0), train.std(0)

@@ -43,7 +43,18 @@ def test_lines_not_run_again_stay_in_their_places(tmp_path, monkeypatch):
     assert run(1, names) == [(*name, 1) for name in names]
     found = run(2, [("a", "x"), ("c", "x")], data=["a", "c"], rival=["x"])
     assert found == [("a", "x", 2), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("c", "x", 2)]
-    assert run(3, names[:1], data=None) == [("a", "x", 3)]
+    kept = run(3, [("b", "x")], data=["b"])  # interrupted before ("b", "y"): that line stays
+    assert kept == [("a", "x", 2), ("a", "y", 1), ("b", "x", 3), ("b", "y", 1), ("c", "x", 2)]
+    assert run(4, names[:1], data=None) == [("a", "x", 4)]
+
+
+def test_every_rival_is_in_every_table():
+    lines = (FOLDER / "results/rivals.jsonl").read_text().splitlines()[1:]
+    ours, found = "mcscore, law", {}
+    for entry in map(json.loads, lines):
+        found.setdefault(entry["data"], set()).add(entry["rival"])
+    rivals = set.union(*found.values()) - {"training rows"}
+    assert len(found) == 8 and ours in rivals and all(rivals <= names for names in found.values())
 
 
 @pytest.mark.parametrize(
