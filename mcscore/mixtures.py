@@ -302,7 +302,8 @@ def mixture(
         block_rows: Rows evaluated together, at most.
 
     Raises:
-        ValueError: If ``x`` is not a non-empty table of finite numbers, or ``weights`` do not fit.
+        ValueError: If ``x`` is not a non-empty table of finite numbers, or ``weights`` do not fit; with
+            ``Auto()`` also of fewer than five rows, or with a constant column.
 
     >>> law = mixture(np.eye(3), kernel=Isotropic(0.5))
     >>> law.dimension, law.blocks.rows.shape

@@ -282,8 +282,15 @@ def choose(
     """Return the best law found for the rows ``x`` (n, d), in blocks of at most ``rows`` of them.
 
     The curve is of frames as fitted; the reported likelihood is of the calibrated one.
+
+    Raises:
+        ValueError: If there are fewer than five rows (a fifth is held out), or a column is constant.
     """
     n, d = x.shape
+    if n < 5:
+        raise ValueError(f"x: Auto() needs at least 5 rows of positive weight, got {n}")
+    for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
+        raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
     order = np.random.default_rng(auto.seed).permutation(n)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]

@@ -288,6 +288,19 @@ def test_bad_kernels_are_named(kernel):
 # --- frames -----------------------------------------------------------------------------------------
 
 
+def test_auto_names_what_it_cannot_choose_for():
+    x = RNG.standard_normal((60, 2))
+    few = np.where(np.arange(60) < 4, 1.0, 0.0)
+    for rows, weights, message in (
+        (x[:4], None, "at least 5 rows of positive weight, got 4"),
+        (x, few, "at least 5 rows of positive weight, got 4"),
+        (np.c_[x, np.full(60, 7.0)], None, r"column 2 is constant \(7\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mcs.mixture(rows, kernel=mcs.Auto(), weights=weights)
+    assert mcs.mixture(x[:5], kernel=mcs.Auto()).dimension == 2
+
+
 @pytest.mark.slow
 def test_auto_beats_fixed_kernels_and_does_not_copy():
     rng = np.random.default_rng(3)
