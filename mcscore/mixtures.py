@@ -157,11 +157,8 @@ class Mixture:
 
     def _columns(self, columns: Sequence[int] | np.ndarray) -> list[int]:
         found = [operator.index(j) for j in columns]
-        if (
-            not found
-            or len(set(found)) < len(found)
-            or not set(found) <= set(range(self.dimension))
-        ):
+        known = set(found) & set(range(self.dimension))
+        if not known or len(known) < len(found):
             raise ValueError(
                 f"columns: expected distinct indices from 0 to {self.dimension - 1}, got {found}"
             )

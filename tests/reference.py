@@ -53,3 +53,13 @@ def paper_transport(z, rows, eps=0.01, steps=500):
         score = -(x - alpha * (w @ rows)) / variance
         x = x - (b * x - g2 / 2 * score) * dt
     return x
+
+
+def two_clusters(n=400, d=3):
+    """Return rows of two Gaussians of different shape, 4 apart in every column, (n, d)."""
+    rng = np.random.default_rng(1)
+    turns = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(2)]
+    spread = np.linspace(0.5, 1.0, d)
+    left = rng.standard_normal((n // 2, d)) * spread @ turns[0] - 2
+    right = rng.standard_normal((n - n // 2, d)) * spread @ turns[1] + 2
+    return np.concatenate([left, right])

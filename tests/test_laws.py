@@ -1,6 +1,4 @@
-"""Local kernels and the automatic choice, in closed form and on hostile rows."""
-
-import json
+"""Local kernels, in closed form and on hostile rows."""
 
 import diffrax
 import jax
@@ -9,25 +7,12 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
-from mcscore import jet
-from mcscore.clustering import clusterings
-from mcscore.draws import draw
-from mcscore.kernels import clustered_blocks, shrunk_clusters
 from mcscore.packing import block_size, equal_share
-from mcscore.selection import Trial, _climb, _on_device, _rounded_up
 from tests import reference
 from tests.conftest import X64
+from tests.reference import two_clusters
 
 RNG = np.random.default_rng(0)
-
-
-def two_clusters(n=400, d=3):
-    rng = np.random.default_rng(1)
-    turns = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(2)]
-    spread = np.linspace(0.5, 1.0, d)
-    left = rng.standard_normal((n // 2, d)) * spread @ turns[0] - 2
-    right = rng.standard_normal((n - n // 2, d)) * spread @ turns[1] + 2
-    return np.concatenate([left, right])
 
 
 KERNELS = {
@@ -208,19 +193,6 @@ def test_clusters_share_what_may_be_stored():
     np.testing.assert_allclose(np.exp(law.blocks.log_weights).sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("start", [0, 3, 8])
-def test_climbing_ends_at_the_top_and_asks_nothing_twice(start):
-    for top in range(9):
-        asked = []
-
-        def trial(place, top=top, asked=asked):
-            asked.append(place)
-            return Trial("", 1, 1, float(place), -abs(place - top))
-
-        assert _climb(trial, range(9), start).h == top
-        assert len(asked) == len(set(asked)) <= abs(top - start) + 3
-
-
 def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column():
     x = two_clusters()
     law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(0.8, 11)))
@@ -239,22 +211,6 @@ def test_padding_stays_small():
         counts = -(-sizes // rows)
         stored = counts.sum() * (-(-sizes // counts)).max()
         assert 1 - sizes.sum() / stored < 0.15
-
-
-def test_shapes_of_powers_of_two_hold_the_same_law(key, tol):
-    x = two_clusters(n=90)
-    labels = [found.labels for found in clusterings((x, 3, seed) for seed in range(2))]
-    weights = np.full(90, 1 / 90)
-    blocks = clustered_blocks(x, weights, shrunk_clusters(x, weights, labels), 0.5, 1024)
-    rounded = _rounded_up(blocks)
-    assert blocks.log_weights.shape != rounded.log_weights.shape
-    assert all(size.bit_count() == 1 for size in rounded.log_weights.shape)
-    points = jnp.asarray(x[:20])
-    laws = [_on_device(b) for b in (blocks, rounded)]
-    exact, found = (jet.stream(points, 1.0, 0.0, law).log_p for law in laws)
-    np.testing.assert_allclose(found, exact, atol=tol(1e-12, 1e-5))
-    drawn = np.asarray(draw(key, laws[1], 4000))
-    np.testing.assert_allclose(np.cov(drawn.T), np.cov(x.T), atol=0.4)
 
 
 def test_weights_count():
@@ -285,57 +241,6 @@ def test_bad_kernels_are_named(kernel):
         mcs.mixture(two_clusters(), kernel=kernel)
 
 
-# --- frames -----------------------------------------------------------------------------------------
-
-
-def test_auto_names_what_it_cannot_choose_for():
-    x = RNG.standard_normal((60, 2))
-    few = np.where(np.arange(60) < 4, 1.0, 0.0)
-    for rows, weights, message in (
-        (x[:4], None, "at least 5 rows of positive weight, got 4"),
-        (x, few, "at least 5 rows of positive weight, got 4"),
-        (np.c_[x, np.full(60, 7.0)], None, r"column 2 is constant \(7\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            mcs.mixture(rows, kernel=mcs.Auto(), weights=weights)
-    assert mcs.mixture(x[:5], kernel=mcs.Auto()).dimension == 2
-
-
-@pytest.mark.slow
-def test_auto_beats_fixed_kernels_and_does_not_copy():
-    rng = np.random.default_rng(3)
-    rows = two_clusters(3000)[rng.permutation(3000)]
-    rows[:, 0] = np.exp(rows[:, 0] / 3)
-    train, test = rows[:1500], rows[1500:]
-    law = mcs.mixture(train, kernel=mcs.Auto())
-    auto = float(law.log_prob(test).mean())
-    for kernel in (mcs.Isotropic(0.1), mcs.Isotropic(0.3), mcs.Whitened(0.2), mcs.Whitened(1.0)):
-        fixed = mcs.mixture(train, kernel=kernel, frame=mcs.Affine())
-        assert auto > float(fixed.log_prob(test).mean())
-    report = law.summary()
-    np.testing.assert_allclose(report.log_likelihood, auto, atol=0.25)
-    assert 0.4 < report.memorisation < 0.6
-    assert json.loads(report.to_json())["curve"][0].keys() >= {
-        "frame",
-        "blocks",
-        "h",
-        "log_likelihood",
-    }
-    assert "held-out log-likelihood" in str(report) and report.effective_sample_size > 1
-    closer = mcs.mixture(train, kernel=mcs.Auto(closeness=30.0))
-    assert closer.summary().memorisation > report.memorisation
-
-
-@pytest.mark.slow
-def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
-    x = np.asarray(mcs.datasets.checkerboard(key, 2000))
-    for rows, partitions, tried in ((2000, 1, {1, 8}), (16_000, 8, {1, 8})):
-        auto = mcs.Auto(frames=(mcs.Affine(whiten=True),), most_blocks=20, most_rows=rows)
-        report = mcs.mixture(x, kernel=auto).report
-        assert f"partitions={partitions}," in report.kernel
-        assert {point.partitions for point in report.curve} == tried
-
-
 def test_reports_do_not_recompile(key):
     from mcscore import fields
 
@@ -345,12 +250,3 @@ def test_reports_do_not_recompile(key):
     before = fields.evaluate._cache_size()
     mcs.score(jnp.zeros((1, 3)), 0.5, laws[1], mcs.Cosine())
     assert fields.evaluate._cache_size() == before
-
-
-@pytest.mark.parametrize("name", ["wine", "iris"])
-def test_auto_on_small_real_tables(name):
-    train, test = mcs.datasets.split(0, mcs.datasets.TABLES[name](), 0.7, 0.3)
-    law = mcs.mixture(train, kernel=mcs.Auto())
-    one = mcs.mixture(train, kernel=mcs.Whitened(1.0, preserve=True), frame=mcs.Affine())
-    assert float(law.log_prob(test).mean()) > float(one.log_prob(test).mean()) - 0.1
-    assert np.isfinite(np.asarray(law.sample(jax.random.key(0), 500))).all()
