@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
+from mcscore.clustering import clusterings
+from mcscore.draws import draw
+from mcscore.kernels import clustered_blocks, shrunk_clusters
 from mcscore.packing import block_size, equal_share
 from tests import reference
 from tests.conftest import X64
 from tests.reference import two_clusters
 
 RNG = np.random.default_rng(0)
-
 
 KERNELS = {
     "isotropic": mcs.Isotropic(0.3),
