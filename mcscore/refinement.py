@@ -67,9 +67,8 @@ def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000
     certified = np.asarray(found.certified)
     error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]
     samples, log_q = generator.sample_and_log_prob(key, points)
-    size = jax.jit(effective_sample_size)(
-        law.log_prob(samples) - log_q
-    )  # one program, not fourteen
+    log_weights = law.log_prob(samples) - log_q
+    size = jax.jit(effective_sample_size)(log_weights)  # one program, not fourteen
     mean = float(error.mean()) if len(error) else float("nan")
     return Agreement(mean, float(certified.mean()), float(size) / points)
 

@@ -60,9 +60,8 @@ def descend(
 
 # Of the optimizer, see benchmarks/generator.py. The encoder is only where Newton's method starts.
 DEFAULT_STEPS, PEAK = dict(training=3000, encoder=1500), 0.02
-ORTHOGONALISING = (
-    3  # Newton-Schulz iterations of Muon: on small networks they cost more than the gradient
-)
+# Newton-Schulz iterations of Muon: on small networks they cost more than the gradient.
+ORTHOGONALISING = 3
 
 
 @lru_cache(maxsize=32)  # the same optimizer object for the same settings: no recompilation
