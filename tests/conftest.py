@@ -11,7 +11,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 X64 = os.environ.get("MCSCORE_X64", "1") == "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # scikit-learn's threads would wait for a core that is not theirs
+# With more, scikit-learn's threads would wait for the other worker's core.
+os.environ["OMP_NUM_THREADS"] = "1"
 if X64:  # read when JAX first starts a device, here and in the processes that tests start
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
