@@ -179,10 +179,12 @@ def main() -> None:
         entries = {"mcscore.score": lambda: mcs.score(jy, T, law, SCHEDULE)}  # noqa: B023
         if min(b, n) >= 1000 and n <= 20_000:
             labels = rng.integers(0, 4, n)
-            from mcscore.kernels import clustered_blocks
+            from mcscore.kernels import clustered_blocks, shrunk_clusters
             from mcscore.mixtures import BLOCK_ROWS
 
-            blocks = clustered_blocks(x.astype(float), np.full(n, 1 / n), [labels], 0.5, BLOCK_ROWS)
+            table, weights = x.astype(float), np.full(n, 1 / n)
+            clusters = shrunk_clusters(table, weights, [labels])
+            blocks = clustered_blocks(table, weights, clusters, 0.5, BLOCK_ROWS)
             blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), blocks)
             local = mcs.Mixture(blocks, law.width, law.variance, law.frame, law.report)
             entries["mcscore.score, local kernel"] = lambda: mcs.score(jy, T, local, SCHEDULE)  # noqa: B023

@@ -16,6 +16,7 @@ so that its velocity is the one reading of the jet that every schedule shares.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -121,6 +122,34 @@ def solve_flow(
         ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
             ``stepsize_controller`` are given, or shapes do not fit.
     """
+    options = clock, solver, steps, stepsize_controller, saves
+    return _solve(*_arguments(start, mixture, schedule, to_data, *options))
+
+
+def compiled_flow(
+    start: Array,
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock,
+    solver: diffrax.AbstractSolver,
+    steps: int | None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None,
+) -> Callable[[Array, Mixture], Flow]:
+    """Return ``solve_flow`` to data, compiled for starts and mixtures of these shapes.
+
+    For any thread: JAX's settings belong to a thread, and the program has those of the caller's.
+    """
+    options = clock, solver, steps, stepsize_controller, None
+    start, _, _, numbers, *static = _arguments(start, mixture, schedule, True, *options)
+    program = _solve.lower(start, mixture, schedule, numbers, *static).compile()
+    return lambda start, mixture: program(start, mixture, schedule, numbers)
+
+
+def _arguments(
+    start, mixture, schedule, to_data, clock, solver, steps, stepsize_controller, saves
+) -> tuple:
+    """Return the arguments of ``_solve``, checked."""
     start = jnp.asarray(start, mixture.dtype)
     if start.ndim != 2 or start.shape[1] != mixture.dimension:
         raise ValueError(f"start: expected shape (points, {mixture.dimension}), got {start.shape}")
@@ -133,7 +162,7 @@ def solve_flow(
         mixture.require_width("flow")
     steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
     numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))
-    return _solve(start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves)
+    return start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
 
 
 def _is_tolerance(controller: Any) -> Any:

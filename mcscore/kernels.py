@@ -30,6 +30,7 @@ from mcscore.jet import Blocks
 from mcscore.packing import balanced_blocks, bisect, block_size, equal_share, pack
 
 MOST_ROWS = 1_000_000  # rows stored at most
+BLURRED = 0.002  # nats by which a cluster's law may change where its rows are thinned
 Number = Any  # a float to the user, a tracer under jit
 
 
@@ -125,7 +126,8 @@ class Local(Kernel):
         partitions: Independent clusterings whose laws are averaged.
         most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
             own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
-            that much less to evaluate, for a little likelihood.
+            that much less to evaluate, for a little likelihood. So it does where a wide kernel blurs
+            the rows: as many are kept as give a Gaussian cluster's law within 0.002 nats.
         seed: Of the clusterings.
 
     >>> Local(0.5, blocks=10)
@@ -188,11 +190,12 @@ class Clusters(NamedTuple):
 
 
 class _Shapes(NamedTuple):
-    """The basis and variances of every cluster's kernel, and the pull on its rows."""
+    """Of every cluster: its kernel's basis and variances, the pull on its rows, how many rows do."""
 
     bases: np.ndarray
     variances: np.ndarray
     pulls: np.ndarray
+    enough: np.ndarray
 
 
 def _covariance(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -239,8 +242,10 @@ def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
     floors = 1e-6 * h**2 * clusters.sizes * (root**2).sum() / d
     variances = np.maximum(values, floors[:, None])
     if not preserve:
-        return _Shapes(bases, variances, np.broadcast_to(np.eye(d), bases.shape))
-    return _Shapes(bases, variances, _pull(covariances, _scaled(bases, variances) @ _turned(bases)))
+        every = np.full(len(bases), np.inf)
+        return _Shapes(bases, variances, np.broadcast_to(np.eye(d), bases.shape), every)
+    kernels = _scaled(bases, variances) @ _turned(bases)
+    return _Shapes(bases, variances, _pull(covariances, kernels), _enough(covariances, kernels))
 
 
 def _turned(matrices: np.ndarray) -> np.ndarray:
@@ -279,6 +284,18 @@ def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return root @ _scaled(axes, np.sqrt(np.clip(1 - ratios, 0, None))) @ _turned(axes) @ inverse
 
 
+def _enough(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return how many rows of a cluster, drawn at random, give its law within ``BLURRED`` nats.
+
+    With ``r`` the kernel's share of the cluster's variance along each axis, the density of ``m`` of a
+    Gaussian cluster's pulled rows, their mean kept, has a relative variance of
+    ``(prod 1/r - 1 - sum (1 - r)) / m``; half of it is the Kullback-Leibler divergence.
+    """
+    ratios = np.clip(_relative(kernel, covariance)[2], 1e-12, 1)
+    spread = np.exp(np.minimum(-np.log(ratios).sum(-1), 100)) - 1 - (1 - ratios).sum(-1)
+    return np.ceil(spread / (2 * BLURRED))
+
+
 def clustered_blocks(
     x: np.ndarray,
     weights: np.ndarray,
@@ -290,14 +307,15 @@ def clustered_blocks(
 ) -> Blocks:
     """Return the clusters of every partition, cut into equal blocks so that little is padded.
 
-    Beyond ``most_rows`` in all, every cluster keeps at most as many of its rows as the others, drawn at
-    random; its shape comes from all of them.
+    Every cluster keeps at most as many of its rows as the others, drawn at random: as many as tell under
+    the kernel (see ``_enough``), and no more than ``most_rows`` in all. Its shape comes from all of them.
     """
     turn = np.random.default_rng(0).permutation(len(x))
     most = equal_share(np.array([len(index) for index in clusters.members]), most_rows)
+    shapes = _shapes(clusters, h, preserve)
+    most = int(np.clip(np.median(shapes.enough), 5, most))  # one number for all: nothing is padded
     thinned = [index[np.argsort(turn[index])[:most]] for index in clusters.members]
     rows = block_size(np.array([len(part) for part in thinned]), rows)
-    shapes = _shapes(clusters, h, preserve)
     moved, share, parts, cluster, start = [], [], [], [], 0
     for k, (index, whole) in enumerate(zip(thinned, clusters.members, strict=True)):
         mass = weights[index] / weights[index].sum()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,14 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mcscore.files import moved_into_place
-from mcscore.flow import DEFAULT_STEPS, CanonicalClock, Clock, evaluations, solve_flow
+from mcscore.flow import (
+    DEFAULT_STEPS,
+    CanonicalClock,
+    Clock,
+    compiled_flow,
+    evaluations,
+    solve_flow,
+)
 from mcscore.mixtures import Mixture
 from mcscore.schedules import Schedule
 
@@ -123,7 +131,8 @@ def generate_pairs(
 ) -> Pairs:
     """Return ``n`` labelled pairs: noise and the points to which the reverse ODE carries it.
 
-    O(n rows d) per velocity evaluation; one compiled program serves every chunk.
+    O(n rows d) per velocity evaluation; one compiled program serves every chunk, and on CPUs
+    several chunks are solved side by side.
 
     Args:
         key: Random key.
@@ -189,17 +198,36 @@ def generate_pairs(
                 z, chunk_law(0), schedule, tight, tolerance * deviation, options
             )
 
-    chunks, taken = [], 0
-    for index in tqdm(range(-(-n // chunk_size)), "labels", disable=not progress, leave=False):
-        chunk = store.read(index) if store else None
-        if chunk is None:
-            z = noise.chunk(noise_key, index, chunk_size, mixture.dimension, mixture.dtype)
-            flow = solve_flow(z, chunk_law(index), schedule, **options)
-            chunk, taken = (np.asarray(z), np.asarray(flow.points)), int(flow.steps)
+    program = None
+
+    def job(index: int) -> Callable[[], _Chunk]:
+        """Return what makes a chunk, in any thread; what depends on JAX's settings is done here."""
+        nonlocal program
+        found = store.read(index) if store else None
+        if found is not None:
+            return lambda: _Chunk(*found, 0)
+        law = chunk_law(index)
+        z = noise.chunk(noise_key, index, chunk_size, mixture.dimension, mixture.dtype)
+        program = solve = program or compiled_flow(z, law, schedule, **options)
+
+        def make() -> _Chunk:
+            flow = solve(z, law)
+            chunk = _Chunk(np.asarray(z), np.asarray(flow.points), int(flow.steps))
             if store:
-                store.write(index, *chunk)
-        chunks.append(chunk)
-    z, x = (np.concatenate(part)[:n] for part in zip(*chunks, strict=True))
+                store.write(index, chunk.z, chunk.x)
+            return chunk
+
+        return make
+
+    count = -(-n // chunk_size)
+    with ThreadPoolExecutor(_side_by_side()) as pool:
+        try:
+            made = pool.map(lambda make: make(), map(job, range(count)))
+            chunks = list(tqdm(made, "labels", count, disable=not progress, leave=False))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # failed or interrupted: no more
+    z, x, steps_taken = zip(*chunks, strict=True)
+    z, x, taken = np.concatenate(z)[:n], np.concatenate(x)[:n], max(steps_taken)
 
     finite = np.isfinite(x).all(1)
     if not finite.any():
@@ -220,6 +248,17 @@ def generate_pairs(
         switched=float(np.mean(error > deviation / 2)) if sample else float("nan"),
     )
     return Pairs(jnp.asarray(z[finite]), jnp.asarray(x[finite]), mixture.frame, report)
+
+
+class _Chunk(NamedTuple):
+    z: np.ndarray
+    x: np.ndarray
+    steps: int  # 0 if read from a checkpoint
+
+
+def _side_by_side() -> int:
+    """Return how many chunks are solved at once: XLA's element-wise code keeps one CPU core busy."""
+    return min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
 
 
 _subsample = jax.jit(Mixture.subsample, static_argnums=2)

@@ -35,6 +35,7 @@ HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
 DECAY = 0.995  # of the averaged weights
 TOGETHER = 100  # steps of one compiled scan
+PEAK = 2e-3  # of the step's length: beyond, a thousand steps cannot make good what the first ones spoil
 
 
 class Agreement(NamedTuple):
@@ -80,7 +81,7 @@ def refine(
     pairs: Pairs,
     *,
     steps: int = 2000,
-    batch_size: int = 256,
+    batch_size: int = 128,
     optimizer: optax.GradientTransformation | None = None,
     progress: bool = False,
 ) -> tuple[Generator, Refinement]:
@@ -97,7 +98,7 @@ def refine(
         pairs: Labelled pairs.
         steps: Of the optimizer, in hundreds.
         batch_size: Fresh noise, and pairs, per step.
-        optimizer: Any of optax; ``train``'s at a quarter of its peak by default.
+        optimizer: Any of optax; ``train``'s at a tenth of its peak by default.
         progress: Show a bar.
 
     Raises:
@@ -123,7 +124,7 @@ def refine(
     before = agreement(check_key, generator, mixture, 2000)
 
     rounds = -(-steps // TOGETHER)
-    optimizer = optimizer or default_optimizer(rounds * TOGETHER, 5e-3)
+    optimizer = optimizer or default_optimizer(rounds * TOGETHER, PEAK)
     state, averaged = begin(generator.params, optimizer, DECAY), generator.params
     batch = min(batch_size, len(pairs.z))
     for k in trange(rounds, desc="refining", disable=not progress, leave=False):

@@ -141,6 +141,18 @@ def test_every_clusters_covariance_is_kept():
         )
 
 
+def test_a_wide_kernel_needs_few_rows(monkeypatch, key):
+    """Rows that the kernel blurs are left out, at a Kullback-Leibler divergence of about 0.002 nats."""
+    x, kernel = two_clusters(n=4000), mcs.Local(0.9, blocks=2, partitions=1)
+    few = mcs.mixture(x, kernel=kernel)
+    monkeypatch.setattr(mcs.kernels, "BLURRED", 1e-9)
+    every = mcs.mixture(x, kernel=kernel)
+    stored = [np.isfinite(law.blocks.log_weights).sum() for law in (few, every)]
+    assert stored[0] < 200 and stored[1] == 4000
+    y = every.sample(key, 20_000)
+    assert abs(float(jnp.mean(every.log_prob(y) - few.log_prob(y)))) < 0.005
+
+
 @pytest.mark.parametrize("name", [name for name in KERNELS if "fewer" not in name])
 def test_draws_have_the_law_s_covariance(name, key):
     law = LAWS[name]

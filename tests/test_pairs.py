@@ -6,7 +6,6 @@ import pytest
 from scipy.stats import kstest
 
 import mcscore as mcs
-from mcscore.flow import _solve
 from tests.test_fields import table
 
 SCHEDULE = mcs.Linear()
@@ -42,10 +41,18 @@ def test_report_measures_the_error():
 
 
 def test_one_program_for_all_chunks():
-    make()
-    before = _solve._cache_size()
-    make(350)
-    assert _solve._cache_size() == before
+    compiled = []
+
+    def listen(event, seconds, fun_name="", **_):
+        compiled.extend([fun_name] if "backend_compile" in event and "_solve" in fun_name else [])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        make(steps=6, error_sample=0)
+        make(350, steps=6, error_sample=0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 1
 
 
 def test_minibatch_is_the_papers_sampler():
@@ -74,22 +81,27 @@ def test_interrupted_runs_resume(tmp_path, monkeypatch):
     folder, calls = tmp_path / "cut", []
     from mcscore import pairs as module
 
-    solve = module.solve_flow
+    compiled = module.compiled_flow
 
     def breaking(*args, **options):
-        calls.append(None)
-        if len(calls) == 4:  # the error sample and two chunks are done
-            raise KeyboardInterrupt
-        return solve(*args, **options)
+        solve = compiled(*args, **options)
 
-    monkeypatch.setattr(module, "solve_flow", breaking)
+        def once(z, law):
+            calls.append(None)
+            if len(calls) == 3:  # two chunks are done
+                raise KeyboardInterrupt
+            return solve(z, law)
+
+        return once
+
+    monkeypatch.setattr(module, "compiled_flow", breaking)
     with pytest.raises(KeyboardInterrupt):
         make(checkpoint=folder)
     assert len(list(folder.iterdir())) == 2
     first = folder / "chunk-000000.safetensors"
     first.write_bytes(first.read_bytes()[:100])  # damaged: made again
     resumed = make(checkpoint=folder)
-    assert len(calls) == 4 + 1 + 2  # the error sample, the damaged and the missing chunk
+    assert len(calls) == 3 + 2  # the damaged and the missing chunk
     np.testing.assert_array_equal(resumed.x, whole.x)
 
 
@@ -102,13 +114,18 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
 def test_nonfinite_pairs_are_reported(monkeypatch):
     from mcscore import pairs as module
 
-    solve = module.solve_flow
+    compiled = module.compiled_flow
 
     def spoiled(*args, **options):
-        flow = solve(*args, **options)
-        return flow._replace(points=flow.points.at[0].set(jnp.nan))
+        solve = compiled(*args, **options)
 
-    monkeypatch.setattr(module, "solve_flow", spoiled)
+        def spoil(z, law):
+            flow = solve(z, law)
+            return flow._replace(points=flow.points.at[0].set(jnp.nan))
+
+        return spoil
+
+    monkeypatch.setattr(module, "compiled_flow", spoiled)
     with pytest.warns(RuntimeWarning, match="3 of 250 traj"):
         pairs = make()
     assert len(pairs.x) == 247 and pairs.report.nonfinite == 3
