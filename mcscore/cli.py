@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--epochs", type=int, help="passes over them, at most (default: 3000 steps of 512)"
     )
     fit.add_argument(
-        "--refine", type=int, help="steps that bring the density closer (default: 1000, if d <= 12)"
+        "--refine", type=int, help="steps that bring the density closer (default: 1500, if d <= 12)"
     )
     fit.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
     fit.set_defaults(run=_fit)

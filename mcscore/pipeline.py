@@ -92,7 +92,7 @@ def fit_stages(
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
-            by default 1,000 with an encoder and at most 12 columns, beyond which they cost minutes.
+            by default 1,500 with an encoder and at most 12 columns, beyond which they cost minutes.
         progress: Show progress bars.
         **training: Further options of ``train``.
 
@@ -123,7 +123,7 @@ def fit_stages(
     seconds["training"], start = time.perf_counter() - start, time.perf_counter()
     refined, dense = None, encoder and float(law.width) > 0
     if refine is None:
-        refine = 1000 if dense and few else 0
+        refine = 1500 if dense and few else 0
     if refine:
         generator, refined = refine_density(
             jax.random.fold_in(train_key, 1), generator, law, made, steps=refine, progress=progress

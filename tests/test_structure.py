@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 import mcscore as mcs
-from tests.conftest import X64
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
@@ -109,10 +107,10 @@ def test_public_names_exist_and_are_documented():
 PAGES = ("README.md", "docs/index.md", "docs/own_networks.md", "docs/guide.md")
 
 
-@pytest.mark.skipif(X64, reason="as users run it: in float32")
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_code_of_the_pages_runs(page, tmp_path):
+    """In a process of its own, as users run it: in float32, shapes and promotions unchecked."""
     readme = (ROOT.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert blocks
@@ -126,12 +124,12 @@ def test_code_of_the_pages_runs(page, tmp_path, monkeypatch):
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, blocks=2)", "epochs=10": "epochs=2"}
     quick |= {"width=32, depth=3": "width=8, depth=1"}
-    scope = {}
-    for block in blocks:
-        for long, short in quick.items():
-            block = block.replace(long, short)
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            exec(compile(block, page, "exec"), scope)
+    code = "\n".join(blocks)
+    for long, short in quick.items():
+        code = code.replace(long, short)
+    run = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_pages_build_without_a_warning(tmp_path):
