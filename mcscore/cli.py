@@ -54,9 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--array", help="name of the array in an .npz file (default: its only one, or 'train')"
     )
     fit.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
-    fit.add_argument(
-        "--pairs", type=int, help="labelled pairs (default: 25000 if d <= 12, else 50000)"
-    )
+    fit.add_argument("--pairs", default=50_000, type=int, help="labelled pairs (default: 50000)")
     fit.add_argument(
         "--epochs", type=int, help="passes over them, at most (default: 3000 steps of 512)"
     )

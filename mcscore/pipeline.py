@@ -26,7 +26,6 @@ from mcscore.tables import as_table
 from mcscore.training import History, train
 
 LABEL_STEPS = 5
-FEW_COLUMNS = 12  # labels are easily learned and the density's refinement is cheap
 INTEGRATION = {"steps", "tolerance", "solver", "stepsize_controller", "clock"}
 
 
@@ -68,7 +67,7 @@ def fit_stages(
     frame: Any = None,
     schedule: Schedule = Cosine(),
     weights: Any = None,
-    pairs: int | None = None,
+    pairs: int = 50_000,
     labelling: Mapping[str, Any] | None = None,
     network: MLP = MLP(),
     encoder: bool = True,
@@ -85,8 +84,7 @@ def fit_stages(
         frame: Coordinates in which the law lives; chosen too by default.
         schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
         weights: Non-negative weights of the rows.
-        pairs: Number of labelled pairs; by default 25,000 up to 12 columns, where more gain nothing, else
-            50,000.
+        pairs: Number of labelled pairs.
         labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
             16 evaluations; ``pairs.report`` has their error.
         network: Architecture of the generator.
@@ -113,8 +111,6 @@ def fit_stages(
     how: dict[str, Any] = dict(labelling or {})
     if INTEGRATION.isdisjoint(how):
         how["steps"] = LABEL_STEPS
-    few = law.dimension <= FEW_COLUMNS
-    pairs = (25_000 if few else 50_000) if pairs is None else pairs
     made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how)
     seconds["labels"], start = time.perf_counter() - start, time.perf_counter()
     generator, history = train(
@@ -123,7 +119,7 @@ def fit_stages(
     seconds["training"], start = time.perf_counter() - start, time.perf_counter()
     refined, dense = None, encoder and float(law.width) > 0
     if refine is None:
-        refine = 1500 if dense and few else 0
+        refine = 1500 if dense and law.dimension <= 12 else 0
     if refine:
         generator, refined = refine_density(
             jax.random.fold_in(train_key, 1), generator, law, made, steps=refine, progress=progress

@@ -35,7 +35,8 @@ HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
 DECAY = 0.995  # of the averaged weights
 TOGETHER = 100  # steps of one compiled scan
-PEAK = 2e-3  # of the step's length: beyond, a thousand steps cannot make good what the first ones spoil
+# Learning rate at its peak, and per step of the run: a short one cannot mend what large steps spoil.
+PEAK, GAIN = 5e-3, 1.25e-6
 
 
 class Agreement(NamedTuple):
@@ -98,7 +99,7 @@ def refine(
         pairs: Labelled pairs.
         steps: Of the optimizer, in hundreds.
         batch_size: Fresh noise, and pairs, per step.
-        optimizer: Any of optax; ``train``'s at a tenth of its peak by default.
+        optimizer: Any of optax; by default ``train``'s with a peak that grows with ``steps``, up to 5e-3.
         progress: Show a bar.
 
     Raises:
@@ -124,7 +125,8 @@ def refine(
     before = agreement(check_key, generator, mixture, 2000)
 
     rounds = -(-steps // TOGETHER)
-    optimizer = optimizer or default_optimizer(rounds * TOGETHER, PEAK)
+    total = rounds * TOGETHER
+    optimizer = optimizer or default_optimizer(total, min(PEAK, GAIN * total))
     state, averaged = begin(generator.params, optimizer, DECAY), generator.params
     batch = min(batch_size, len(pairs.z))
     for k in trange(rounds, desc="refining", disable=not progress, leave=False):
