@@ -9,8 +9,9 @@ r"""Kernels: which Gaussian each datum carries, so that the data law is ``sum_i 
 
 A kernel may pull rows towards the mean of their cluster, ``m_i = mu + A (x_i - mu)``, with ``A`` such
 that ``A S A' + C = S``: rows and kernel together keep the cluster's covariance ``S`` exactly, wherever
-the kernel is not wider than the cluster. `Local` always does: ``h -> 0`` is the data, ``h = 1`` a
-Gaussian mixture. Its independent partitions of the same rows stand side by side; their laws average.
+the kernel is not wider than the cluster. `Local` always does, up to the sampling of rows that it leaves
+out: ``h -> 0`` is the data, ``h = 1`` a Gaussian mixture. Its independent partitions of the same rows stand
+side by side; their laws average.
 
 A kernel is a frozen value; ``kernel.lay_out(x, weights, rows)`` arranges the data for the streaming
 evaluation of ``jet``. It runs once per mixture, on the host, in float64. ``Auto`` (in ``selection``)
@@ -82,7 +83,8 @@ class Isotropic(Kernel):
         if self.preserve:
             centre = weights @ x
             centred = x - centre
-            pull = _pull((weights * centred.T) @ centred, self.h**2 * np.eye(x.shape[1]))
+            covariance = (weights * centred.T) @ centred
+            pull = _pull(*_relative(self.h**2 * np.eye(x.shape[1]), covariance))
             x = centre + centred @ pull.T
         return balanced_blocks(x, weights, rows, self.h**2)
 
@@ -127,7 +129,7 @@ class Local(Kernel):
         most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
             own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
             that much less to evaluate, for a little likelihood. So it does where a wide kernel blurs
-            the rows: as many are kept as give a Gaussian cluster's law within 0.002 nats.
+            the rows: as many are kept as give a Gaussian cluster's law within about 0.002 nats.
         seed: Of the clusterings.
 
     >>> Local(0.5, blocks=10)
@@ -244,8 +246,8 @@ def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
     if not preserve:
         every = np.full(len(bases), np.inf)
         return _Shapes(bases, variances, np.broadcast_to(np.eye(d), bases.shape), every)
-    kernels = _scaled(bases, variances) @ _turned(bases)
-    return _Shapes(bases, variances, _pull(covariances, kernels), _enough(covariances, kernels))
+    relative = _relative(_scaled(bases, variances) @ _turned(bases), covariances)
+    return _Shapes(bases, variances, _pull(*relative), _enough(relative[2]))
 
 
 def _turned(matrices: np.ndarray) -> np.ndarray:
@@ -278,20 +280,21 @@ def _narrower(kernel: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     return _scaled(axes, np.minimum(ratios, 1)) @ _turned(axes)
 
 
-def _pull(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _pull(
+    root: np.ndarray, inverse: np.ndarray, ratios: np.ndarray, axes: np.ndarray
+) -> np.ndarray:
     """Return ``A`` with ``A S A' + C = S``; in directions where ``C > S`` the rows collapse."""
-    root, inverse, ratios, axes = _relative(kernel, covariance)
     return root @ _scaled(axes, np.sqrt(np.clip(1 - ratios, 0, None))) @ _turned(axes) @ inverse
 
 
-def _enough(covariance: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _enough(ratios: np.ndarray) -> np.ndarray:
     """Return how many rows of a cluster, drawn at random, give its law within ``BLURRED`` nats.
 
     With ``r`` the kernel's share of the cluster's variance along each axis, the density of ``m`` of a
     Gaussian cluster's pulled rows, their mean kept, has a relative variance of
     ``(prod 1/r - 1 - sum (1 - r)) / m``; half of it is the Kullback-Leibler divergence.
     """
-    ratios = np.clip(_relative(kernel, covariance)[2], 1e-12, 1)
+    ratios = np.clip(ratios, 1e-12, 1)
     spread = np.exp(np.minimum(-np.log(ratios).sum(-1), 100)) - 1 - (1 - ratios).sum(-1)
     return np.ceil(spread / (2 * BLURRED))
 
@@ -303,21 +306,23 @@ def clustered_blocks(
     h: float,
     rows: int,
     preserve: bool = True,
-    most_rows: int = MOST_ROWS,
+    most_rows: int | None = None,
 ) -> Blocks:
     """Return the clusters of every partition, cut into equal blocks so that little is padded.
 
-    Every cluster keeps at most as many of its rows as the others, drawn at random: as many as tell under
-    the kernel (see ``_enough``), and no more than ``most_rows`` in all. Its shape comes from all of them.
+    Given ``most_rows``, every cluster keeps at most as many of its rows as the others, drawn at random:
+    as many as tell under the kernel (see ``_enough``; the median cluster decides), and no more than
+    ``most_rows`` in all. Its kernel's shape comes from all of them.
     """
-    turn = np.random.default_rng(0).permutation(len(x))
-    most = equal_share(np.array([len(index) for index in clusters.members]), most_rows)
-    shapes = _shapes(clusters, h, preserve)
-    most = int(np.clip(np.median(shapes.enough), 5, most))  # one number for all: nothing is padded
-    thinned = [index[np.argsort(turn[index])[:most]] for index in clusters.members]
-    rows = block_size(np.array([len(part) for part in thinned]), rows)
+    shapes, kept = _shapes(clusters, h, preserve), clusters.members
+    if most_rows is not None:
+        turn = np.random.default_rng(0).permutation(len(x))
+        most = equal_share(np.array([len(index) for index in kept]), most_rows)
+        most = int(np.clip(np.median(shapes.enough), 5, most))  # one number: nothing is padded
+        kept = [index[np.argsort(turn[index])[:most]] for index in kept]
+    rows = block_size(np.array([len(part) for part in kept]), rows)
     moved, share, parts, cluster, start = [], [], [], [], 0
-    for k, (index, whole) in enumerate(zip(thinned, clusters.members, strict=True)):
+    for k, (index, whole) in enumerate(zip(kept, clusters.members, strict=True)):
         mass = weights[index] / weights[index].sum()
         centred = x[index] - mass @ x[index]
         points = centred @ shapes.pulls[k].T @ shapes.bases[k]  # around the mean, in its basis
