@@ -5,27 +5,18 @@ import numpy as np
 
 def jet(x_t, alpha, sigma, means, weights, covariances):
     """Return log p, grad log p and lap log p of ``sum_i w_i N(alpha m_i, alpha^2 C_i + sigma^2 I)``."""
-    log_p, grad, lap = [], [], []
-    d = x_t.shape[1]
-    for x in np.asarray(x_t, np.float64):
-        logs, scores, traces = [], [], []
-        for m, w, c in zip(means, weights, covariances, strict=True):
-            total = alpha**2 * c + sigma**2 * np.eye(d)
-            inverse = np.linalg.inv(total)
-            r = x - alpha * m
-            quadratic = r @ inverse @ r
-            logs.append(np.log(w) - (quadratic + np.linalg.slogdet(2 * np.pi * total)[1]) / 2)
-            scores.append(-inverse @ r)
-            traces.append(-np.trace(inverse))
-        logs, scores, traces = map(np.array, (logs, scores, traces))
-        top = logs.max()
-        posterior = np.exp(logs - top)
-        log_p.append(top + np.log(posterior.sum()))
-        posterior /= posterior.sum()
-        mean = posterior @ scores
-        grad.append(mean)
-        lap.append(posterior @ traces + posterior @ ((scores - mean) ** 2).sum(1))
-    return np.array(log_p), np.array(grad), np.array(lap)
+    total = alpha**2 * np.asarray(covariances) + sigma**2 * np.eye(x_t.shape[1])
+    inverse = np.linalg.inv(total)
+    r = np.asarray(x_t, np.float64)[:, None] - alpha * np.asarray(means)
+    scores = -np.einsum("nij,mnj->mni", inverse, r)
+    logs = np.log(weights) - np.linalg.slogdet(2 * np.pi * total)[1] / 2 + (scores * r).sum(2) / 2
+    top = logs.max(1, keepdims=True)
+    posterior = np.exp(logs - top)
+    log_p = top[:, 0] + np.log(posterior.sum(1))
+    posterior /= posterior.sum(1, keepdims=True)
+    grad = np.einsum("mn,mni->mi", posterior, scores)
+    spread = ((scores - grad[:, None]) ** 2).sum(2) - np.trace(inverse, axis1=1, axis2=2)
+    return log_p, grad, (posterior * spread).sum(1)
 
 
 def isotropic_jet(x_t, alpha, sigma, rows, weights, h):
