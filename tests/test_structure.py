@@ -118,9 +118,11 @@ def test_code_of_the_pages_runs(page, tmp_path):
     quick |= {"steps=2_000": "steps=100", "20_000": "500", "epochs=20": "epochs=2"}
     law = "kernel=mcs.Local(0.6, blocks=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
     tiny = "epochs=2, network=mcs.MLP(width=8, depth=1)"
-    quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, {tiny})"}
-    quick |= {"key, x, pairs=5_000, epochs=5": f"key, x, {law}, pairs=300, {tiny}"}
-    quick |= {"pairs, epochs=60": f"pairs, {tiny}", "pairs=5_000, epochs=10": f"pairs=300, {tiny}"}
+    quick |= {"kernel=mcs.Auto()": law}
+    quick |= {"fit(key, x)": f"fit(key, x, {law}, pairs=500, refine=20, {tiny})"}
+    quick |= {"key, x, pairs=5_000, epochs=5": f"key, x, {law}, pairs=300, refine=20, {tiny}"}
+    quick |= {"key, x, pairs=5_000, epochs=10": f"key, x, {law}, pairs=300, {tiny}"}
+    quick |= {"pairs, epochs=60": f"pairs, {tiny}"}
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, blocks=2)", "epochs=10": "epochs=2"}
     quick |= {"width=32, depth=3": "width=8, depth=1"}
