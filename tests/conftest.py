@@ -1,9 +1,9 @@
 """Strict by default: float64, no silent promotion, every shape annotation checked at run time.
 
-``MCSCORE_X64=0`` runs the same suite as users do: in float32, annotations unchecked.
+``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked.
 
-Most of a test's time is compilation. XLA's fusion emitters take a third of it; the float64 run leaves
-all optimisations of the compiled code out as well.
+Most of a test's time is compilation, so XLA's fusion emitters are left out, and in the float64 run the
+optimisations of the compiled code too. The README's code (``test_structure.py``) is compiled as by users.
 """
 
 import os
