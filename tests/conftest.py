@@ -2,8 +2,8 @@
 
 ``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked.
 
-Most of a test's time is compilation, so XLA's fusion emitters are left out, and in the float64 run the
-optimisations of the compiled code too. The README's code (``test_structure.py``) is compiled as by users.
+Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
+optimised little (float32) or not (float64). The README's (``test_structure.py``) is compiled as by users.
 """
 
 import os
@@ -19,7 +19,7 @@ X64 = os.environ.get("MCSCORE_X64", "1") == "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 if "XLA_FLAGS" not in os.environ:  # the workers and the processes that tests start inherit it
     flags = "--xla_cpu_use_fusion_emitters=false"
-    flags += " --xla_backend_optimization_level=0" if X64 else ""
+    flags += f" --xla_backend_optimization_level={0 if X64 else 1}"
     known = [sys.executable, "-c", "import jax; jax.devices()"]  # XLA ends processes with others
     done = subprocess.run(known, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
     if done.returncode == 0:
