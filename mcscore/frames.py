@@ -21,7 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore.splines import fit_spline, pad, slopes_at, spline, spline_inverse, with_tails
+from mcscore.splines import (
+    distribution,
+    fit_spline,
+    pad,
+    slopes_at,
+    spline,
+    spline_inverse,
+    with_tails,
+)
 from mcscore.ties import tied
 
 CALIBRATING_POINTS = 400  # of a column's distribution function
@@ -57,8 +65,13 @@ class Frame:
         """Return ``log |det dy/dx|`` (b,) at ``x`` (b, d)."""
         raise NotImplementedError
 
-    def calibrated(self, tails: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Frame:
-        """Return the frame that gives a law the data's marginals, if it can.
+    def calibrated(
+        self,
+        tails: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        x: np.ndarray,
+        weights: np.ndarray,
+    ) -> Frame:
+        """Return the frame that gives a law the marginals of the data ``x`` (n, d), if it can.
 
         ``tails(onto, points)``, (g, a): the law's mass of ``(y @ onto)_j`` on the far side of
         ``points[:, j]`` from zero, see ``conditioning.tails``.
@@ -231,14 +244,17 @@ class GaussianizedFrame(Frame):
         return _columns(spline_inverse, self.affine.inverse(y), self)
 
     def calibrated(
-        self, tails: Callable[[np.ndarray, np.ndarray], np.ndarray]
+        self,
+        tails: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        x: np.ndarray,
+        weights: np.ndarray,
     ) -> GaussianizedFrame:
-        """Return the frame whose scores at the knots are quantiles of the law, not of a normal.
+        """Return the frame whose scores at the knots are the law's quantiles at the data's levels.
 
-        A law fitted to normal scores has marginals only close to normal: kernels widen them. Where
-        its distribution function ``F`` differs, the score ``u`` of a knot moves to where
-        ``F = Phi(u)``, so that every column's marginal is again the data's. ``F`` is exact on a grid
-        and linear in normal scores between its points.
+        The marginals of a law fitted to the scores are only close to theirs: kernels widen them. A
+        knot, where the data's distribution function is ``Phi(z)``, moves to the score where the law's
+        ``F`` is, so that every column's marginal is again the data's. ``F`` is exact on a grid and
+        linear in normal scores between its points.
         """
         from scipy.special import ndtri
 
@@ -249,14 +265,15 @@ class GaussianizedFrame(Frame):
         level = side * ndtri(np.clip(mass, np.finfo(np.float64).tiny, 1 - 1e-9))
         level = np.maximum.accumulate(level)
         scores, slopes = np.empty_like(self.scores), np.empty_like(self.slopes)
-        for j, (knots, old) in enumerate(zip(self.knots, self.scores, strict=True)):
-            count = 1 + np.count_nonzero(np.diff(knots))
-            u, at = old[:count], level[:, j]
-            moved = with_tails(u + np.interp(u, at, grid[:, 0] - at))
-            scores[j], slopes[j] = (
-                pad(moved, len(old)),
-                pad(slopes_at(knots[:count], moved), len(old)),
+        for j, (column, knots) in enumerate(zip(x.T, self.knots, strict=True)):
+            knots = knots[: 1 + np.count_nonzero(np.diff(knots))]
+            z, at = (
+                ndtri(np.interp(knots, *distribution(column, weights / weights.sum()))),
+                level[:, j],
             )
+            moved = with_tails(z + np.interp(z, at, grid[:, 0] - at))
+            scores[j] = pad(moved, self.scores.shape[1])
+            slopes[j] = pad(slopes_at(knots, moved), self.scores.shape[1])
         return replace(self, scores=scores, slopes=slopes)
 
     def part(self, columns: Sequence[int]) -> tuple[GaussianizedFrame, Any]:

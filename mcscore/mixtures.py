@@ -327,7 +327,7 @@ def mixture(
         fitted = chosen if given else chosen.fit(table, weights)
         blocks = kernel.lay_out(fitted.forward(table), weights, block_rows)
         if not given:
-            fitted = calibrated(fitted, blocks, len(table))
+            fitted = calibrated(fitted, blocks, table, weights)
     kept = np.isfinite(blocks.log_weights)
     report = Report(
         rows=len(table),

@@ -182,15 +182,19 @@ def _power_of_two(size: int) -> int:
     return max(64, 2 ** (size - 1).bit_length())
 
 
-def calibrated(frame: Any, blocks: Blocks, rows: int) -> Any:
-    """Return ``frame`` made to fit the law of the blocks (see ``Frame.calibrated``).
+def calibrated(frame: Any, blocks: Blocks, x: np.ndarray, weights: np.ndarray) -> Any:
+    """Return ``frame`` made to fit the blocks' law of the rows ``x`` (see ``Frame.calibrated``).
 
     Unchanged for up to 1,500 rows, whose own marginals are not known well enough.
     """
-    if rows <= SMALL:
+    if len(x) <= SMALL:
         return frame
     law = _on_device(_thinned(blocks))
-    return frame.calibrated(lambda onto, at: np.asarray(tails(law, *_on_device((onto, at)))))
+
+    def of_law(onto: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return np.asarray(tails(law, *_on_device((onto, at))))
+
+    return frame.calibrated(of_law, x, weights)
 
 
 def _thinned(blocks: Blocks) -> Blocks:
@@ -318,7 +322,7 @@ def choose(
     likelihoods, shares = [], []
     for split in splits:
         trained = split.law(winner.blocks, winner.partitions, h)
-        apart = calibrated(split.fitted, trained, n)
+        apart = calibrated(split.fitted, trained, split.training, split.weights)
         likelihoods.append(split.log_likelihood(apart, trained))
         shares.append(split.memorisation(apart, trained))
     evidence = dict(
@@ -326,4 +330,4 @@ def choose(
         memorisation=float(np.mean(shares)),
         curve=search.curve,
     )
-    return Choice(frame, kernel, calibrated(fitted, law, n), law, evidence)
+    return Choice(frame, kernel, calibrated(fitted, law, x, weights), law, evidence)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 TAIL = 3.0  # a: the exponent of the power-law tails is about a / u^2 at score u
+VOID = 0.25  # of the density on either side
 
 
 def _interval(library: Any, value: Any, grid: Any, knots: Any, scores: Any, slopes: Any) -> Any:
@@ -86,20 +87,25 @@ def slopes_at(knots: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.concatenate([[s[0]], inner, [s[-1]]])
 
 
+def distribution(x: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different values of ``x`` and the mid-distribution function there: ties share a level."""
+    values, inverse = np.unique(x, return_inverse=True)
+    mass = np.bincount(inverse, share)
+    return values, np.cumsum(mass) - mass / 2
+
+
 def fit_spline(
     x: np.ndarray, share: np.ndarray, count: int, size: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return knots at quantiles, their normal scores, and slopes that keep the spline monotone."""
+    """Return knots at quantiles, their normal scores, voids opened, and slopes that keep it monotone."""
     from scipy.special import ndtr, ndtri
 
-    values, inverse = np.unique(x, return_inverse=True)
-    mass = np.bincount(inverse, share)
-    middle = np.cumsum(mass) - mass / 2  # mid-distribution function: ties share one level
+    values, levels = distribution(x, share)
     edge = ndtri(1 - min(0.1, 4 / size))  # about four rows lie beyond the last knot
     scores = np.linspace(-edge, edge, count)
-    knots = np.interp(ndtr(scores), middle, values)
+    knots = np.interp(ndtr(scores), levels, values)
     # A knot needs room: slopes are densities, and no density may be read off a few coinciding rows.
-    low, high = np.interp([0.1, 0.9], middle, values)
+    low, high = np.interp([0.1, 0.9], levels, values)
     room = 2e-3 * (high - low) if high > low else 1e-3 * (values[-1] - values[0])
     keep = [0]
     for k in range(1, count):
@@ -109,5 +115,24 @@ def fit_spline(
     if len(knots) < 2:
         knots = np.array([values[0], values[-1]])
         scores = np.array([-edge, edge])
-    scores = with_tails(np.where(np.abs(scores) < 1e-9, 0, scores))
+    deviation = np.sqrt(share @ (x - share @ x) ** 2)
+    scores = _opened(np.where(np.abs(scores) < 1e-9, 0, scores), knots, size, deviation)
+    scores = with_tails(scores)
     return knots, scores, slopes_at(knots, scores)
+
+
+def _opened(scores: np.ndarray, knots: np.ndarray, size: float, deviation: float) -> np.ndarray:
+    """Return ``scores`` with the voids between modes opened, away from the median.
+
+    Normal scores close a void: a kernel would reach from one mode into the other. An interval whose
+    density is less than a ``VOID`` of what ``size`` rows show on either side grows by its width in
+    deviations of the column, at most one.
+    """
+    from scipy.special import ndtr
+
+    mass, width = np.diff(ndtr(scores)), np.diff(knots)
+    shown = np.maximum(1 - 2 / np.sqrt(size * mass), 0) * mass / width  # two standard errors less
+    before, after = np.maximum.accumulate(shown), np.maximum.accumulate(shown[::-1])[::-1]
+    void = mass / width < VOID * np.minimum(before, after)
+    grown = np.append(0, np.cumsum(np.where(void, np.minimum(width / deviation, 1), 0)))
+    return scores + grown - np.interp(0, scores, grown)

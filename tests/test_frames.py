@@ -1,4 +1,6 @@
-"""The Gaussianised frame: closed forms, calibration, tails, ties and outliers."""
+"""The Gaussianised frame: closed forms, calibration, voids, tails, ties and outliers."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 import mcscore as mcs
-from mcscore import conditioning, selection
+from mcscore import conditioning, selection, splines
 from mcscore.ties import dequantized
 from tests.conftest import X64
 
@@ -120,7 +122,8 @@ def test_calibrated_law_integrates_to_one():
 def test_scores_keep_both_signs_however_far_the_law_is_off():
     frame = mcs.Gaussianize().fit(skewed(2000))
     law = mcs.mixture(np.full((2, 2), 5.0), kernel=mcs.Isotropic(1.0))
-    off = frame.calibrated(lambda _, at: conditioning.tails(law.blocks, np.eye(2), at))
+    tails = partial(conditioning.tails, law.blocks)
+    off = frame.calibrated(lambda _, at: tails(np.eye(2), at), skewed(2000), np.ones(2000))
     assert (off.scores[:, 0] <= -0.5).all() and (off.scores[:, -1] >= 0.5).all()
     assert (np.diff(off.scores) >= 0).all() and (off.slopes > 0).all()
 
@@ -138,12 +141,54 @@ def test_atoms_survive_calibration(kernel, key):
     np.testing.assert_allclose(law.frame.inverse(y), x, atol=1e-8 if X64 else 2e-3)
 
 
-def test_knots_grow_with_the_rows():
+def test_knots_grow_with_the_rows(monkeypatch):
+    monkeypatch.setattr(splines, "VOID", 0.0)
     rng = np.random.default_rng(0)
     x = (rng.integers(0, 20, 20_000) + 0.1 * rng.standard_normal(20_000))[:, None]  # 20 modes
     distance = [kstest(mcs.Gaussianize().fit(a).forward(a)[:, 0], "norm")[0] for a in (x[::8], x)]
     assert distance[1] < 0.02 < distance[0]
     assert 200 < mcs.Gaussianize().fit(rng.standard_normal((60_000, 1))).knots.shape[1] <= 250
+
+
+def test_voids_between_modes_are_opened():
+    rng = np.random.default_rng(1)
+    x = np.where(rng.random(20_000) < 0.04, 30, 0) + rng.uniform(-1, 1, 20_000)
+    below, above = mcs.Gaussianize().fit(x[:, None])._scores(np.array([[1.0], [29.0]]))[0]
+    assert 1 < (above - below)[0] < 1.2  # 28 units are more than a deviation, the most it grows
+    edge = norm.ppf(np.mean(x < 15))
+    np.testing.assert_allclose(below, edge, atol=0.08)  # away from the median
+
+
+@pytest.mark.parametrize("rows", [400, 5000, 40_000])
+@pytest.mark.parametrize("name", ["normal", "cauchy", "exponential", "lognormal", "shoulder"])
+def test_tails_and_shoulders_are_no_voids(name, rows):
+    rng = np.random.default_rng(rows)
+    x = dict(
+        normal=rng.standard_normal(rows),
+        cauchy=rng.standard_cauchy(rows),
+        exponential=rng.exponential(size=rows),
+        lognormal=np.exp(3 * rng.standard_normal(rows)),
+        shoulder=rng.standard_normal(rows) + 3 * (rng.random(rows) < 0.1),
+    )[name]
+    share, count = np.full(rows, 1 / rows), min(rows // 20, 250)
+    knots, scores, _ = splines.fit_spline(x, share, count, float(rows))
+    levels = np.interp(knots, *splines.distribution(x, share))
+    np.testing.assert_allclose(scores, norm.ppf(levels), atol=1e-6)
+
+
+def test_kernels_do_not_reach_across_a_void(key, monkeypatch):
+    """A rare mode of one column goes with large values of another: blurred where the void is closed."""
+    rng = np.random.default_rng(2)
+    rare = rng.random(20_000) < 0.03
+    x = np.stack([30.0 * rare, 2.0 * rare], 1) + rng.standard_normal((20_000, 2))
+    off = []
+    for void in (splines.VOID, 0.0):
+        monkeypatch.setattr(splines, "VOID", void)
+        law = mcs.mixture(x, kernel=mcs.Local(0.7, 20), frame=mcs.Gaussianize())
+        draws = np.asarray(law.sample(key, 50_000), np.float64)
+        assert abs(np.mean(draws[:, 0] > 15) - rare.mean()) < 0.003  # marginals are right in both
+        off.append(abs(np.corrcoef(draws.T)[0, 1] - np.corrcoef(x.T)[0, 1]))
+    assert off[0] < 0.015 < 0.03 < off[1]
 
 
 def test_few_rows_are_not_calibrated():
