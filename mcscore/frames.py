@@ -210,7 +210,7 @@ class GaussianizedFrame(Frame):
 
     Attributes:
         knots: (d, k) increasing values.
-        scores: (d, k) their normal scores.
+        scores: (d, k) their normal scores, with the voids between a column's modes opened.
         slopes: (d, k) derivatives ``du/dx`` there.
         limits: (2, d) the farthest rows. The power law has no end, and one draw of it could decide a
             column's variance: ``restore`` squeezes draws beyond these into a tenth of the tail more.
@@ -320,6 +320,9 @@ def _columns(function: Any, x: Any, frame: GaussianizedFrame) -> Any:
 @dataclass(frozen=True)
 class Gaussianize:
     """Send every column to normal scores by a smooth monotone map, then whiten.
+
+    Voids between modes, where the density is less than a quarter of that on either side, are not closed,
+    as normal scores would: kernels shall not reach across.
 
     Args:
         knots: Number of knots per column; by default it grows with the number of rows, to one for every

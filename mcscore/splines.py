@@ -115,7 +115,7 @@ def fit_spline(
     if len(knots) < 2:
         knots = np.array([values[0], values[-1]])
         scores = np.array([-edge, edge])
-    deviation = np.sqrt(share @ (x - share @ x) ** 2)
+    deviation = float(np.sqrt(share @ (x - share @ x) ** 2))
     scores = _opened(np.where(np.abs(scores) < 1e-9, 0, scores), knots, size, deviation)
     scores = with_tails(scores)
     return knots, scores, slopes_at(knots, scores)

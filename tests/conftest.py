@@ -34,6 +34,11 @@ if X64:
         import mcscore  # noqa: F401
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow ones: at the end one worker would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Forget compiled programs: thousands of them in one process use up the kernel's memory maps."""
