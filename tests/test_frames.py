@@ -185,10 +185,11 @@ def test_kernels_do_not_reach_across_a_void(key, monkeypatch):
     for void in (splines.VOID, 0.0):
         monkeypatch.setattr(splines, "VOID", void)
         law = mcs.mixture(x, kernel=mcs.Local(0.7, 20), frame=mcs.Gaussianize())
-        draws = np.asarray(law.sample(key, 50_000), np.float64)
-        assert abs(np.mean(draws[:, 0] > 15) - rare.mean()) < 0.003  # marginals are right in both
-        off.append(abs(np.corrcoef(draws.T)[0, 1] - np.corrcoef(x.T)[0, 1]))
-    assert off[0] < 0.015 < 0.03 < off[1]
+        draws = np.asarray(law.sample(key, 200_000), np.float64)
+        upper = draws[:, 0] > 15
+        assert abs(upper.mean() - rare.mean()) < 0.003  # marginals are right in both
+        off.append(abs(draws[upper, 1].mean() - x[rare, 1].mean()))  # sampling error 0.013
+    assert off[0] < 0.06 < 0.12 < off[1]
 
 
 def test_few_rows_are_not_calibrated():
