@@ -71,7 +71,7 @@ class Frame:
         x: np.ndarray,
         weights: np.ndarray,
     ) -> Frame:
-        """Return the frame that gives a law the marginals of the data ``x`` (n, d), if it can.
+        """Return the frame that gives a law the marginals of ``x`` (n, d), weights (n,), if it can.
 
         ``tails(onto, points)``, (g, a): the law's mass of ``(y @ onto)_j`` on the far side of
         ``points[:, j]`` from zero, see ``conditioning.tails``.
@@ -265,15 +265,12 @@ class GaussianizedFrame(Frame):
         level = side * ndtri(np.clip(mass, np.finfo(np.float64).tiny, 1 - 1e-9))
         level = np.maximum.accumulate(level)
         scores, slopes = np.empty_like(self.scores), np.empty_like(self.slopes)
+        longest, share = scores.shape[1], weights / weights.sum()
         for j, (column, knots) in enumerate(zip(x.T, self.knots, strict=True)):
             knots = knots[: 1 + np.count_nonzero(np.diff(knots))]
-            z, at = (
-                ndtri(np.interp(knots, *distribution(column, weights / weights.sum()))),
-                level[:, j],
-            )
+            z, at = ndtri(np.interp(knots, *distribution(column, share))), level[:, j]
             moved = with_tails(z + np.interp(z, at, grid[:, 0] - at))
-            scores[j] = pad(moved, self.scores.shape[1])
-            slopes[j] = pad(slopes_at(knots, moved), self.scores.shape[1])
+            scores[j], slopes[j] = pad(moved, longest), pad(slopes_at(knots, moved), longest)
         return replace(self, scores=scores, slopes=slopes)
 
     def part(self, columns: Sequence[int]) -> tuple[GaussianizedFrame, Any]:
@@ -321,8 +318,8 @@ def _columns(function: Any, x: Any, frame: GaussianizedFrame) -> Any:
 class Gaussianize:
     """Send every column to normal scores by a smooth monotone map, then whiten.
 
-    Voids between modes, where the density is less than a quarter of that on either side, are not closed,
-    as normal scores would: kernels shall not reach across.
+    Normal scores would close the voids between modes and let kernels reach across. Where the density is
+    less than a quarter of that on either side, they stay open.
 
     Args:
         knots: Number of knots per column; by default it grows with the number of rows, to one for every
