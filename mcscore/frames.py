@@ -8,7 +8,7 @@ a pytree of arrays with three methods:
 so that a density in the user's units is ``log p(x) = log p(y) + log_det(x)``. Draws pass through
 ``frame.restore(x)``, which ends far tails and, where ties were spread before fitting, puts draws back
 on them.
-Forward maps and Jacobians accept NumPy arrays and keep their float64.
+All of them take NumPy arrays too and keep their float64.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcscore.columns import by_column, library_of, like
 from mcscore.splines import (
     distribution,
     fit_spline,
@@ -34,12 +35,6 @@ from mcscore.ties import tied
 
 CALIBRATING_POINTS = 400  # of a column's distribution function
 SQUEEZED = 0.1  # of the tail between last knot and farthest row: where draws beyond that row go
-
-
-def _like(parameter: Any, x: Any) -> Any:
-    """Return ``parameter`` as an array of ``x``'s library and precision."""
-    library = np if isinstance(x, np.ndarray) else jnp
-    return library.asarray(parameter, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -114,22 +109,22 @@ class AffineFrame(Frame):
 
     def forward(self, x: Any) -> Any:
         """Return ``(x - shift) @ matrix``."""
-        return _matmul(x - _like(self.shift, x)[None], _like(self.matrix, x))
+        return _matmul(x - like(self.shift, x)[None], like(self.matrix, x))
 
     def inverse(self, y: Any) -> Any:
         """Return ``y @ inverse_matrix + shift``."""
-        return _matmul(y, _like(self.inverse_matrix, y)) + _like(self.shift, y)[None]
+        return _matmul(y, like(self.inverse_matrix, y)) + like(self.shift, y)[None]
 
     def log_det(self, x: Any) -> Any:
         """Return ``log |det matrix|`` for every row."""
-        library = np if isinstance(x, np.ndarray) else jnp
-        log_det = library.linalg.slogdet(_like(self.matrix, x))[1]
+        library = library_of(x)
+        log_det = library.linalg.slogdet(like(self.matrix, x))[1]
         return library.broadcast_to(log_det, x.shape[:1])
 
     def part(self, columns: Sequence[int]) -> tuple[AffineFrame, Any]:
         """Return the columns ``(x_j - shift_j) / scale_j``, see `Frame`."""
         at = np.asarray(columns)
-        library = np if isinstance(self.inverse_matrix, np.ndarray) else jnp
+        library = library_of(self.inverse_matrix)
         scale = library.linalg.norm(self.inverse_matrix[:, at], axis=0)
         ties = None if self.ties is None else self.ties[:, at]
         frame = AffineFrame(self.shift[at], library.diag(1 / scale), library.diag(scale), ties=ties)
@@ -241,7 +236,7 @@ class GaussianizedFrame(Frame):
 
     def inverse(self, y: Any) -> Any:
         """Return the values whose whitened scores are ``y``."""
-        return _columns(spline_inverse, self.affine.inverse(y), self)
+        return by_column(spline_inverse, self.affine.inverse(y), *self._tables)
 
     def calibrated(
         self,
@@ -290,28 +285,20 @@ class GaussianizedFrame(Frame):
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order, ties restored."""
-        x = jnp.asarray(x)
-        least, most = limits = _like(self.limits, x)[:, None]
-        tails = jnp.abs(limits - _like(self.knots, x)[:, [0, -1]].T[:, None])
-        number = jnp.finfo(x.dtype)
-        room = jnp.maximum(SQUEEZED * tails, number.eps * jnp.ptp(limits, 0, keepdims=True))
-        beyond = jnp.clip(jnp.stack([least - x, x - most]), 0, number.max / 4)  # inf too
+        library, number = library_of(x), np.finfo(x.dtype)
+        least, most = limits = like(self.limits, x)[:, None]
+        tails = library.abs(limits - like(self.knots, x)[:, [0, -1]].T[:, None])
+        room = library.maximum(SQUEEZED * tails, number.eps * library.ptp(limits, 0, keepdims=True))
+        beyond = library.clip(library.stack([least - x, x - most]), 0, number.max / 4)  # inf too
         below, above = room * (beyond / (room + beyond))
-        return super().restore(jnp.clip(x, least, most) + above - below)
+        return super().restore(library.clip(x, least, most) + above - below)
+
+    @property
+    def _tables(self) -> tuple[Any, Any, Any]:
+        return self.knots, self.scores, self.slopes
 
     def _scores(self, x: Any) -> tuple[Any, Any]:
-        return _columns(spline, x, self)
-
-
-def _columns(function: Any, x: Any, frame: GaussianizedFrame) -> Any:
-    """Apply a spline function to every column of ``x`` with that column's tables."""
-    tables = [_like(table, x) for table in (frame.knots, frame.scores, frame.slopes)]
-    if not isinstance(x, np.ndarray):
-        return jax.vmap(lambda *column: function(jnp, *column), (1, 0, 0, 0), 1)(x, *tables)
-    out = [function(np, *column) for column in zip(x.T, *tables, strict=True)]
-    if isinstance(out[0], tuple):
-        return tuple(np.stack(part, 1) for part in zip(*out, strict=True))
-    return np.stack(out, 1)
+        return by_column(spline, x, *self._tables)
 
 
 @dataclass(frozen=True)

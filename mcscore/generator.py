@@ -28,6 +28,7 @@ from mcscore import frames
 from mcscore.density import Density, pull_back, push_forward
 from mcscore.files import moved_into_place
 from mcscore.networks import MLP
+from mcscore.tables import is_traced, rounded_up
 
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
@@ -104,11 +105,11 @@ class Generator:
         Newton's method on ``gen(z) = x`` from the encoder's guess (from ``x`` itself without one), in
         chunks of 2,048 points; O(d) passes of the network per step. Errors are those of ``encode``.
         """
-        x = self._points(x, "x")
-        parts = []
+        x, parts = self._points(x, "x"), []
+        size = len(x) if is_traced(x) else rounded_up(len(x))  # few compiled programs
+        size = min(size, DENSITY_CHUNK)
         for k in range(0, max(len(x), 1), DENSITY_CHUNK):
             part = x[k : k + DENSITY_CHUNK]
-            size = len(part) if len(x) <= DENSITY_CHUNK else DENSITY_CHUNK  # one compiled program
             padded = jnp.concatenate(
                 [part, jnp.broadcast_to(x[:1], (size - len(part), x.shape[1]))]
             )

@@ -340,7 +340,7 @@ def mixture(
         **evidence,
     )
     return Mixture(
-        jax.tree.map(lambda a: jnp.asarray(a, dtype), blocks),
+        jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype)), blocks),
         jnp.asarray(width(blocks), dtype),
         jnp.asarray(variance(blocks), dtype),
         fitted if spread.ties is None else replace(fitted, ties=spread.ties),

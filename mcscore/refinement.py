@@ -64,7 +64,7 @@ class Refinement(NamedTuple):
 
 def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000) -> Agreement:
     """Compare the generator's density with the law's at ``points`` draws from either."""
-    x = law.frame.inverse(draw(key, law.blocks, points))
+    x = law.frame.inverse(np.asarray(draw(key, law.blocks, points)))
     found = generator.density(x)
     certified = np.asarray(found.certified)
     error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]

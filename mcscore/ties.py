@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from mcscore.columns import by_column
 
 
 class Dequantized(NamedTuple):
@@ -62,11 +62,10 @@ def tied(x: Any, ties: Any) -> Any:
         x: Draws.
         ties: Values and ends of their intervals, (3, d, m), padded with inf.
     """
+    return by_column(_tied, x, *ties)
 
-    def column(x, values, lower, upper):
-        nearest = jnp.searchsorted((values[1:] + values[:-1]) / 2, x)
-        inside = (lower[nearest] <= x) & (x <= upper[nearest])
-        return jnp.where(inside, values[nearest], x)
 
-    x = jnp.asarray(x)
-    return jax.vmap(column, (1, 0, 0, 0), 1)(x, *jnp.asarray(ties, x.dtype))
+def _tied(library: Any, x: Any, values: Any, lower: Any, upper: Any) -> Any:
+    nearest = library.searchsorted((values[1:] + values[:-1]) / 2, x)
+    inside = (lower[nearest] <= x) & (x <= upper[nearest])
+    return library.where(inside, values[nearest], x)

@@ -42,6 +42,7 @@ class State(NamedTuple):
     average: Any
 
 
+@partial(jax.jit, static_argnums=(1, 2))  # one program instead of one per shape
 def begin(params: Any, optimizer: optax.GradientTransformation, ema: float) -> State:
     """Return the state before the first step."""
     return State(params, optimizer.init(params), optax.ema(ema).init(params))
@@ -117,12 +118,12 @@ def train(
     >>> gen(z).shape, len(history.train_loss)
     ((200, 2), 2)
     """
-    z, x = (jnp.asarray(part) for part in pairs)
+    z, x = (np.asarray(part) for part in pairs)
     if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
         raise ValueError(
             f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
         )
-    if not bool(jnp.isfinite(z).all() & jnp.isfinite(x).all()):
+    if not (np.isfinite(z).all() and np.isfinite(x).all()):
         raise ValueError("pairs: expected finite numbers")
     for name, value, fits in (
         ("epochs", epochs, epochs is None or epochs >= 1),
@@ -135,11 +136,11 @@ def train(
             raise ValueError(f"{name}: out of range, got {value}")
 
     split_key, decoder_key, encoder_key = jax.random.split(key, 3)
-    z, x = _shuffled(split_key, z, x)
-    options = _Options(network, optimizer, epochs, batch_size, validation, patience, ema)
-    problems = [_posed(decoder_key, z, x, "training", options)]
+    data, held_out = _divided(split_key, z, x, round(validation * len(z)))
+    options = _Options(network, optimizer, epochs, batch_size, patience, ema)
+    problems = [_posed(decoder_key, data, held_out, "training", options)]
     if encoder:
-        problems.append(_posed(encoder_key, x, z, "encoder", options))
+        problems.append(_posed(encoder_key, data[::-1], held_out[::-1], "encoder", options))
     (params, history), *inverse = _solved(problems, progress)
     generator = recalibrate(Generator(params, pairs.frame, network), pairs)
     if not encoder:
@@ -147,10 +148,13 @@ def train(
     return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
 
 
-@jax.jit
-def _shuffled(key: Array, z: Array, x: Array) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnums=3)
+def _divided(key: Array, z: Array, x: Array, held: int) -> tuple[_Regression, _Regression]:
+    """Return the pairs to train on and those held out, in random order; all of both if none are."""
     order = jax.random.permutation(key, len(z))
-    return z[order], x[order]
+    z, x = z[order], x[order]
+    data = z[held:], x[held:]
+    return data, (z[:held], x[:held]) if held else data
 
 
 def recalibrate(generator: Generator, pairs: Pairs) -> Generator:
@@ -171,12 +175,14 @@ def _outputs(params: Any, z: Array, network: MLP) -> Array:
     return jax.lax.map(lambda row: network.apply(params, row[None])[0], z, batch_size=10_000)
 
 
+_Regression = tuple[Array, Array]  # inputs and targets, row by row
+
+
 class _Options(NamedTuple):
     network: MLP
     optimizer: optax.GradientTransformation | None
     epochs: int | None
     batch_size: int | None
-    validation: float
     patience: int | None
     ema: float
 
@@ -188,23 +194,22 @@ class _Problem(NamedTuple):
     epoch: jax.stages.Lowered
     state: State
     keys: list[Array]
-    data: tuple[Array, Array]
-    held_out: tuple[Array, Array]
+    data: _Regression
+    held_out: _Regression
     patience: int
 
 
-def _posed(key: Array, inputs: Array, targets: Array, name: str, options: _Options) -> _Problem:
-    """Return the regression ``inputs -> targets`` as a problem."""
-    network, optimizer, epochs, batch_size, validation, patience, ema = options
+def _posed(
+    key: Array, data: _Regression, held_out: _Regression, name: str, options: _Options
+) -> _Problem:
+    """Return the regression as a problem."""
+    network, optimizer, epochs, batch_size, patience, ema = options
     init_key, epoch_key = jax.random.split(key)
-    held = round(validation * len(inputs))
-    data = inputs[held:], targets[held:]
-    held_out = (inputs[:held], targets[:held]) if held else data
     batch = min(batch_size or len(data[0]), len(data[0]))
     steps = len(data[0]) // batch
     epochs = epochs or min(300, -(-DEFAULT_STEPS[name] // steps))
     optimizer = optimizer or default_optimizer(epochs * steps)
-    state = begin(network.init(init_key, inputs.shape[1], inputs.dtype), optimizer, ema)
+    state = begin(network.init(init_key, data[0].shape[1], data[0].dtype), optimizer, ema)
     keys = [jax.random.fold_in(epoch_key, epoch) for epoch in range(epochs)]
     program = _epoch.lower(state, keys[0], data, held_out, network, optimizer, batch, ema)
     return _Problem(name, program, state, keys, data, held_out, patience or -(-epochs // 5))

@@ -1,0 +1,38 @@
+"""Functions of a table's columns that take NumPy arrays, keeping their float64, and JAX's alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def library_of(x: Any) -> Any:
+    """Return the array library of ``x``: NumPy, for which nothing is compiled, or ``jax.numpy``."""
+    return np if isinstance(x, np.ndarray) else jnp
+
+
+def like(parameter: Any, x: Any) -> Any:
+    """Return ``parameter`` as an array of ``x``'s library and precision."""
+    return library_of(x).asarray(parameter, dtype=x.dtype)
+
+
+def by_column(function: Callable[..., Any], x: Any, *tables: Any) -> Any:
+    """Return ``function(library, column, *rows)`` of every column of ``x`` (b, d), stacked to (b, d).
+
+    Args:
+        function: Returns an array (b,) or a tuple of them.
+        x: Table.
+        *tables: Parameters, (d, ...): a row for every column.
+    """
+    rows = [like(table, x) for table in tables]
+    if library_of(x) is jnp:
+        columns = (1, *(0 for _ in rows))
+        return jax.vmap(lambda *column: function(jnp, *column), columns, 1)(x, *rows)
+    out = [function(np, *column) for column in zip(x.T, *rows, strict=True)]
+    if isinstance(out[0], tuple):
+        return tuple(np.stack(part, 1) for part in zip(*out, strict=True))
+    return np.stack(out, 1)
