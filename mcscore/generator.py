@@ -106,8 +106,9 @@ class Generator:
         chunks of 2,048 points; O(d) passes of the network per step. Errors are those of ``encode``.
         """
         x, parts = self._points(x, "x"), []
-        size = len(x) if is_traced(x) else rounded_up(len(x))  # few compiled programs
-        size = min(size, DENSITY_CHUNK)
+        size = min(len(x), DENSITY_CHUNK)
+        if size and not is_traced(x):
+            size = rounded_up(size)  # few compiled programs
         for k in range(0, max(len(x), 1), DENSITY_CHUNK):
             part = x[k : k + DENSITY_CHUNK]
             padded = jnp.concatenate(

@@ -50,6 +50,17 @@ def test_no_preimage_and_folds_are_flagged():
     np.testing.assert_allclose(folded.z, [[-2.0]], rtol=1e-5)
 
 
+def test_another_number_of_points_compiles_no_other_program(trained, key):
+    x = trained.sample(key, 1000)
+    programs = mcs.generator._density._cache_size
+    whole, before = trained.log_prob(x), programs()
+    for n in (999, 950, 900):
+        np.testing.assert_allclose(trained.log_prob(x[:n]), whole[:n], rtol=1e-4)
+    assert programs() == before
+    one_by_one = jax.vmap(lambda row: trained.log_prob(row[None])[0])(x[:5])  # nothing is padded
+    np.testing.assert_allclose(one_by_one, whole[:5], rtol=1e-4)
+
+
 def test_jacobian_is_autodiffs(trained, key):
     z = jax.random.normal(key, (5, 2), trained.dtype)
     net = lambda z: trained.network.apply(trained.params, z)  # noqa: E731

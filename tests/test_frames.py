@@ -219,6 +219,21 @@ def test_draws_end_though_the_power_law_does_not(key):
         assert (np.diff(drawn[order, j]) >= 0).all()
 
 
+def test_numpy_draws_are_restored_as_jax_arrays_are_and_nothing_is_compiled():
+    x = np.stack([RNG.integers(0, 5, 2000), RNG.standard_cauchy(2000)], 1).astype(float)
+    frame = mcs.mixture(x, kernel=mcs.Isotropic(0.3), frame=mcs.Gaussianize()).frame
+    y = np.concatenate([3 * RNG.standard_normal((500, 2)), np.full((1, 2), 30.0)])
+    compiled = []
+    listen = lambda event, *_, **__: compiled.append("backend_compile" in event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    restored = frame.restore(frame.inverse(y))
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not any(compiled) and isinstance(restored, np.ndarray) and restored.dtype == np.float64
+    assert set(restored[:, 0]) <= set(x[:, 0]) and np.isfinite(restored).all()
+    other = jax.jit(lambda y: frame.restore(frame.inverse(y)))(y)
+    np.testing.assert_allclose(restored[:-1], other[:-1], rtol=1e-8 if X64 else 2e-3, atol=1e-5)
+
+
 def test_ties_are_found_and_spread():
     x = np.stack([RNG.integers(0, 5, 1000), RNG.standard_normal(1000)], 1).astype(float)
     spread, tied, _ = dequantized(x)
