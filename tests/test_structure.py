@@ -14,14 +14,14 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "ties", "frames",
+    "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "columns", "ties", "frames",
     "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws", "conditioning",
     "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
     "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
     "judging", "reproduce", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules", "files", "fused", "solvers", "splines", "ties", "metrics", "uci", "plotting", "tables",
+    "schedules", "files", "fused", "solvers", "splines", "columns", "metrics", "uci", "plotting", "tables",
     "clustering", "density", "networks",
 }  # fmt: skip
 OWNERS = {
