@@ -30,8 +30,8 @@ def by_column(function: Callable[..., Any], x: Any, *tables: Any) -> Any:
     """
     rows = [like(table, x) for table in tables]
     if library_of(x) is jnp:
-        columns = (1, *(0 for _ in rows))
-        return jax.vmap(lambda *column: function(jnp, *column), columns, 1)(x, *rows)
+        axes = (1, *(0 for _ in rows))
+        return jax.vmap(lambda *column: function(jnp, *column), axes, 1)(x, *rows)
     out = [function(np, *column) for column in zip(x.T, *rows, strict=True)]
     if isinstance(out[0], tuple):
         return tuple(np.stack(part, 1) for part in zip(*out, strict=True))

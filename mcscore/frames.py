@@ -285,7 +285,7 @@ class GaussianizedFrame(Frame):
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order, ties restored."""
-        library, number = library_of(x), np.finfo(x.dtype)
+        library, number = library_of(x), jnp.finfo(x.dtype)
         least, most = limits = like(self.limits, x)[:, None]
         tails = library.abs(limits - like(self.knots, x)[:, [0, -1]].T[:, None])
         room = library.maximum(SQUEEZED * tails, number.eps * library.ptp(limits, 0, keepdims=True))

@@ -197,8 +197,7 @@ def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
     samples, train = _two_tables(samples, train)
     _, heldout = _two_tables(samples, heldout)
     size = min(len(train), len(heldout))
-    thin = lambda a: np.asarray(a)[np.linspace(0, len(a) - 1, size).astype(int)]  # noqa: E731
-    kept = thin(train), thin(heldout)
+    kept = [np.asarray(a)[np.linspace(0, len(a) - 1, size).astype(int)] for a in (train, heldout)]
     (near, row), (far, other) = (map(np.asarray, _nearest(samples, a)) for a in kept)
     copied = np.where(near == far, 0.5, near < far)
     counts = np.concatenate([np.bincount(row, copied, size), np.bincount(other, 1 - copied, size)])

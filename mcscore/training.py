@@ -118,7 +118,7 @@ def train(
     >>> gen(z).shape, len(history.train_loss)
     ((200, 2), 2)
     """
-    z, x = (np.asarray(part) for part in pairs)
+    z, x = (jnp.asarray(part) for part in pairs)
     if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
         raise ValueError(
             f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
