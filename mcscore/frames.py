@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcscore.columns import by_column, library_of, like
+from mcscore.shown import shapes
 from mcscore.splines import (
     distribution,
     fit_spline,
@@ -106,6 +107,7 @@ class AffineFrame(Frame):
     shift: Any
     matrix: Any
     inverse_matrix: Any
+    __repr__ = shapes
 
     def forward(self, x: Any) -> Any:
         """Return ``(x - shift) @ matrix``."""
@@ -219,6 +221,7 @@ class GaussianizedFrame(Frame):
     shift: Any
     matrix: Any
     inverse_matrix: Any
+    __repr__ = shapes
 
     @property
     def affine(self) -> AffineFrame:

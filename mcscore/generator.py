@@ -28,6 +28,7 @@ from mcscore import frames
 from mcscore.density import Density, pull_back, push_forward
 from mcscore.files import moved_into_place
 from mcscore.networks import MLP
+from mcscore.shown import shapes
 from mcscore.tables import is_traced, rounded_up
 
 FORMAT = "mcscore.generator"
@@ -58,6 +59,7 @@ class Generator:
     network: MLP
     settings: str = field(default="{}")
     encoder: Any = None
+    __repr__ = shapes
 
     @property
     def dimension(self) -> int:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore.posterior import posterior, product
+from mcscore.shown import shapes
 
 QUERY_TILE: int | None = None  # set before anything is compiled, overrides ``query_tile``
 
@@ -54,6 +55,7 @@ class Blocks:
     centres: Any
     bases: Any
     variances: Any
+    __repr__ = shapes
 
 
 class Jet(NamedTuple):

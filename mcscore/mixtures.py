@@ -26,6 +26,7 @@ from mcscore.kernels import Dirac, Isotropic, Kernel, Whitened  # noqa: F401 (do
 from mcscore.moments import variance, width
 from mcscore.report import Report
 from mcscore.selection import Auto, calibrated, choose
+from mcscore.shown import shapes
 from mcscore.tables import as_table, as_weights, is_traced, is_zero, rounded_up
 from mcscore.ties import Dequantized, dequantized
 
@@ -50,6 +51,7 @@ class Mixture:
     variance: Any
     frame: Any
     report: Report = field(metadata={"static": True})
+    __repr__ = shapes
 
     @property
     def dimension(self) -> int:

@@ -36,6 +36,7 @@ from mcscore.flow import (
 )
 from mcscore.mixtures import Mixture
 from mcscore.schedules import Schedule
+from mcscore.shown import shapes
 
 
 class PairsReport(NamedTuple):
@@ -71,6 +72,7 @@ class Pairs:
     x: Any
     frame: Any = None
     report: Any = None
+    __repr__ = shapes
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.z, self.x))

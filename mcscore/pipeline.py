@@ -22,6 +22,7 @@ from mcscore.refinement import Agreement, Refinement, agreement
 from mcscore.refinement import refine as refine_density
 from mcscore.schedules import Cosine, Schedule
 from mcscore.selection import Auto
+from mcscore.shown import shapes
 from mcscore.tables import as_table
 from mcscore.training import History, train
 
@@ -43,6 +44,7 @@ class Fit(NamedTuple):
     seconds: dict[str, float]
     agreement: Agreement | None = None
     refinement: Refinement | None = None
+    __repr__ = shapes
 
 
 def fit(key: Array, x: Any, **options: Any) -> Generator:

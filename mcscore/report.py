@@ -36,8 +36,8 @@ class Report:
     log_likelihood: float | None = None
     memorisation: float | None = None
     effective_sample_size: float | None = None
-    tied: dict[int, float] = field(default_factory=dict)
-    curve: list[Trial] = field(default_factory=list)
+    tied: dict[int, float] = field(default_factory=dict, repr=False)
+    curve: list[Trial] = field(default_factory=list, repr=False)
 
     # As part of a mixture it must not tell mixtures of equal shapes apart, or each would recompile.
     def __eq__(self, other: object) -> bool:
@@ -65,6 +65,8 @@ class Report:
         }
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+    __repr__ = __str__
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from mcscore.generator import Generator
 from mcscore.networks import MLP
 from mcscore.pairs import Pairs
+from mcscore.shown import shapes
 
 
 class History(NamedTuple):
@@ -32,6 +33,7 @@ class History(NamedTuple):
     best_epoch: int
     stopped_early: bool
     encoder: Any = None  # the encoder's own History, where one was trained
+    __repr__ = shapes
 
 
 class State(NamedTuple):

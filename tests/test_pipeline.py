@@ -36,6 +36,17 @@ def test_anything_numpy_can_view(view, key):
     assert json.loads(made.generator.settings)["rows"] == 50
 
 
+def test_a_prompt_shows_shapes_and_reports_not_numbers(key):
+    made = mcs.fit_stages(key, GOOD, **(QUICK | {"frame": mcs.Gaussianize()}))
+    law, pairs = made.mixture, made.pairs
+    for shown in (made, made.generator, law, law.frame, law.frame.affine, pairs, made.history):
+        text = repr(shown)
+        assert text.startswith(type(shown).__name__ + "(") and text.count("\n") < 100
+        assert "rray(" not in text and "[" in text
+    assert f"[{len(pairs.z)},3]" in repr(pairs)
+    assert repr(law.summary()) == str(law.summary()) and "50 x 3" in repr(law.report)
+
+
 def test_labels_take_few_steps_unless_asked_otherwise(key, monkeypatch):
     asked = []
 

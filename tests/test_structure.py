@@ -14,15 +14,15 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "files", "fused", "posterior", "jet", "solvers", "splines", "columns", "ties", "frames",
-    "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws", "conditioning",
-    "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
+    "schedules", "files", "fused", "shown", "posterior", "jet", "solvers", "splines", "columns", "ties",
+    "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
+    "conditioning", "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow", "pairs",
     "density", "networks", "generator", "training", "refinement", "pipeline", "published", "comparison",
     "judging", "reproduce", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules", "files", "fused", "solvers", "splines", "columns", "metrics", "uci", "plotting", "tables",
-    "clustering", "density", "networks",
+    "schedules", "files", "fused", "shown", "solvers", "splines", "columns", "metrics", "uci", "plotting",
+    "tables", "clustering", "density", "networks",
 }  # fmt: skip
 OWNERS = {
     "diffrax": {"solvers", "flow", "pairs", "published"},
