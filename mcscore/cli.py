@@ -1,9 +1,10 @@
-"""The command line: ``mcscore demo | fit | sample | reproduce | export``."""
+"""The command line: ``mcscore demo | fit | sample | density | plot | reproduce | export``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -22,6 +23,7 @@ from mcscore.generator import load
 from mcscore.kernels import Local
 from mcscore.networks import MLP
 from mcscore.pipeline import Fit, fit_stages
+from mcscore.tables import as_table
 
 QUICK: dict[str, Any] = dict(
     kernel=Local(0.7, 4), frame=Gaussianize(), pairs=1_000, epochs=2, network=MLP(width=16, depth=2)
@@ -46,13 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     demo.add_argument("--quick", action="store_true", help="small and rough, to see that it works")
     demo.set_defaults(run=_demo)
 
-    fit = commands.add_parser("fit", help="learn a generator from a table")
-    fit.add_argument(
-        "data", type=Path, help="rows as .csv (with or without a header), .npy or .npz"
-    )
-    fit.add_argument(
+    table = argparse.ArgumentParser(add_help=False)
+    table.add_argument(
         "--array", help="name of the array in an .npz file (default: its only one, or 'train')"
     )
+    rows = "rows as .csv (with or without a header), .npy or .npz"
+
+    fit = commands.add_parser("fit", parents=[table], help="learn a generator from a table")
+    fit.add_argument("data", type=Path, help=rows)
     fit.add_argument("--out", required=True, type=Path, help="model file to write (.safetensors)")
     fit.add_argument("--pairs", default=50_000, type=int, help="labelled pairs (default: 50000)")
     fit.add_argument(
@@ -70,6 +73,22 @@ def main(arguments: list[str] | None = None) -> int:
     sample.add_argument("--out", required=True, type=Path, help=".csv or .npy file to write")
     sample.add_argument("--seed", default=0, type=int, help="random seed (default: 0)")
     sample.set_defaults(run=_sample)
+
+    density = commands.add_parser(
+        "density", parents=[table], help="log densities of rows under a saved generator"
+    )
+    density.add_argument("model", type=Path, help="file written by mcscore fit")
+    density.add_argument("data", type=Path, help=rows)
+    density.add_argument(
+        "--out", required=True, type=Path, help=".csv or .npy file to write: log_prob, certified"
+    )
+    density.set_defaults(run=_density)
+
+    plot = commands.add_parser("plot", parents=[table], help="a picture of one to three tables")
+    plot.add_argument("data", type=Path, nargs="+", help=rows)
+    plot.add_argument("--out", required=True, type=Path, help="picture to write (.png, .pdf, .svg)")
+    plot.add_argument("--columns", default=5, type=int, help="of the first columns (default: 5)")
+    plot.set_defaults(run=_plot)
 
     again = commands.add_parser(
         "reproduce", help="the paper's experiment, as published and with this library's defaults"
@@ -118,25 +137,37 @@ def _version() -> str:
 # --- tables in and out ---------------------------------------------------------------------------
 
 
+TABLES = (".csv", ".npy")
+
+
+def _check_out(path: Path, *suffixes: str) -> None:
+    """Raise before any work if ``path`` cannot be written, or has none of the ``suffixes``."""
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"--out: expected a {' or '.join(suffixes)} file, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--out: no folder {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"--out: cannot write {path}")
+
+
 def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:
     """Write a table aside and move it into place."""
-    if path.suffix not in (".csv", ".npy"):
-        raise ValueError(f"--out: expected a .csv or .npy file, got {path}")
     with moved_into_place(path) as aside, aside.open("wb") as file:
         if path.suffix == ".npy":
             np.save(file, rows)
         else:
             header = ",".join(names or [])
-            np.savetxt(file, rows, delimiter=",", fmt="%.9g", header=header, comments="")
+            digits = np.finfo(rows.dtype).precision + 1  # 0.22 stays 0.22
+            style: Any = dict(delimiter=",", fmt=f"%.{digits}g", comments="", encoding="utf-8")
+            np.savetxt(file, rows, header=header, **style)
 
 
 # --- commands ------------------------------------------------------------------------------------
 
 
 def _fit(options: argparse.Namespace) -> None:
+    _check_out(options.out)
     table, names = datasets.read(options.data, options.array)
-    if not options.out.parent.is_dir():
-        raise FileNotFoundError(f"--out: no folder {options.out.parent}")
     made = fit_stages(
         jax.random.key(options.seed),
         table,
@@ -154,13 +185,49 @@ def _fit(options: argparse.Namespace) -> None:
 def _sample(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise ValueError(f"-n: expected at least 1, got {options.n}")
+    _check_out(options.out, *TABLES)
     generator = load(options.model)
     rows = np.asarray(generator.sample(jax.random.key(options.seed), options.n))
     _write(options.out, rows, json.loads(generator.settings).get("columns"))
     print(f"{options.out}: {len(rows)} rows, {rows.shape[1]} columns")
 
 
+def _density(options: argparse.Namespace) -> None:
+    _check_out(options.out, *TABLES)
+    generator = load(options.model)
+    table, names = datasets.read(options.data, options.array)
+    known = json.loads(generator.settings).get("columns")
+    if names and known and names != known:
+        raise ValueError(f"{options.data}: expected the model's columns {known}, got {names}")
+    found = generator.density(table)
+    log_prob, certified = (np.asarray(part) for part in (found.log_prob, found.certified))
+    _write(options.out, np.stack([log_prob, certified], 1), ["log_prob", "certified"])
+    mean = f"{log_prob[certified].mean():.4g} nats" if certified.any() else "none"
+    print(f"{options.out}: {len(table)} rows, {certified.mean():.1%} certified, their mean {mean}")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    _check_out(options.out, ".png", ".pdf", ".svg")
+    if options.columns < 1:
+        raise ValueError(f"--columns: expected at least 1, got {options.columns}")
+    if len(options.data) > 3:
+        raise ValueError(f"DATA: expected one to three tables, got {len(options.data)}")
+    tables, names = {}, None
+    for path in options.data:
+        found, header = datasets.read(path, options.array)
+        tables[path.stem if path.stem not in tables else str(path)], _ = as_table(found, str(path))
+        names = names or header
+    widths = {name: table.shape[1] for name, table in tables.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"DATA: expected tables of equally many columns, got {widths}")
+    figure = plotting.plot_pairs(tables, columns=options.columns, names=names)
+    with moved_into_place(options.out) as aside:
+        figure.savefig(aside)
+    print(f"{options.out}: {', '.join(f'{name} ({len(t)} rows)' for name, t in tables.items())}")
+
+
 def _export(options: argparse.Namespace) -> None:
+    _check_out(options.out)
     load(options.model).export(options.out)
     print(f"{options.out}: call it with jax.export.deserialize, see Generator.export")
 

@@ -237,10 +237,11 @@ def _read_npz(path: Path, array: str | None) -> tuple[np.ndarray, None]:
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    with path.open() as file:
+    encoding = "utf-8-sig"  # without the mark of spreadsheets, no number to Python
+    with path.open(encoding=encoding) as file:
         header = file.readline().strip().split(",")
     named = not all(_is_number(cell) for cell in header)
-    table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
+    table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2, encoding=encoding)
     return table, header if named else None
 
 

@@ -45,6 +45,12 @@ def _bounds(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low - margin, high + margin
 
 
+def _thinned(points: Any, most: int) -> np.ndarray:
+    """Return at most ``most`` rows, evenly from first to last: files are often sorted."""
+    points = np.asarray(points)
+    return points[np.linspace(0, len(points) - 1, min(most, len(points))).astype(int)]
+
+
 def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
     """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
     tables = {label: np.asarray(table)[:, :columns] for label, table in sets.items()}
@@ -59,7 +65,7 @@ def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
     figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
     low, high = _bounds(np.asarray(next(iter(sets.values()))))
     for axis, colour, (name, points) in zip(axes[0], COLOURS, sets.items(), strict=False):
-        points = np.asarray(points)[:20_000]
+        points = _thinned(points, 20_000)
         size = 0.6 + 4_000 / (len(points) + 1_000)
         axis.scatter(*points.T, s=size, c=colour, alpha=0.55, linewidths=0, rasterized=True)
         axis.set(title=name, aspect="equal", xticks=[], yticks=[])
@@ -79,7 +85,7 @@ def plot_score(
     field = np.asarray(score(grid.astype(np.float32)))
     norm = np.linalg.norm(field, axis=1)
     unit = field / np.maximum(norm, 1e-12)[:, None]
-    axis.scatter(*data[:5000].T, s=4, c=ACCENT, alpha=0.35, linewidths=0)
+    axis.scatter(*_thinned(data, 5000).T, s=4, c=ACCENT, alpha=0.35, linewidths=0)
     arrows = axis.quiver(
         *grid.T, *unit.T, norm, cmap="viridis", pivot="mid", scale=1.15 * points, width=0.004
     )
@@ -142,7 +148,7 @@ def plot_pairs(
                         lw=1.4,
                     )
                 else:
-                    points = table[:1500]
+                    points = _thinned(table, 1500)
                     size = 1.2 + 2000 / (len(points) + 200)
                     axis.scatter(
                         points[:, j], points[:, i], s=size, c=colour, alpha=0.45, linewidths=0

@@ -137,6 +137,23 @@ def test_every_picture_draws(key, tmp_path):
         assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_of_a_spreadsheet_keeps_its_first_row(mark, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(mark + "1,2\r\n3,4\r\n", encoding="utf-8")
+    table, names = datasets.read(path)
+    assert names is None and table.tolist() == [[1, 2], [3, 4]]
+    path.write_text(mark + "é,b\n3,4\n", encoding="utf-8")
+    table, names = datasets.read(path)
+    assert names == ["é", "b"] and table.tolist() == [[3, 4]]
+
+
+def test_pictures_show_all_of_a_sorted_table():
+    figure = plotting.plot_pairs({"sorted": np.arange(12_000.0).reshape(-1, 2)})
+    shown = np.asarray(figure.axes[2].collections[0].get_offsets())
+    assert shown.shape == (1500, 2) and shown.min() == 0 and shown.max() == 11_999
+
+
 DAMAGED = {
     "truncated.npz": lambda whole: whole[:200],
     "flipped.npz": lambda whole: whole[:150] + bytes(100) + whole[250:],

@@ -94,7 +94,7 @@ BAD = {
     "inf": (with_column(2, np.inf), "inf in column 2"),
     "constant": (with_column(1, 7.0), "column 1 is constant"),
     "constant, named": (
-        pd.DataFrame(with_column(1, 7.0), columns=["a", "b", "c"]),
+        pd.DataFrame(with_column(1, 7.0), columns=["a", "Δφ", "é"]),
         "column 'b' is constant",
     ),
     "duplicate": (with_column(2, GOOD[:, 0]), "column 2 repeats column 0"),
@@ -146,16 +146,29 @@ def test_generated_samples_follow_the_law(key):
 @pytest.mark.slow
 def test_command_line(tmp_path, capsys, monkeypatch):
     csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
-    pd.DataFrame(GOOD, columns=["a", "b", "c"]).to_csv(csv, index=False)
+    pd.DataFrame(GOOD, columns=["a", "Δφ", "é"]).to_csv(csv, index=False)
     small = dict(kernel=mcs.Local(0.8, 2), network=mcs.MLP(width=8, depth=1))
     monkeypatch.setattr(cli, "fit_stages", partial(mcs.fit_stages, **small))
     quick = ["--out", str(model), "--pairs", "200", "--epochs", "1", "--refine"]
     assert main(["fit", str(csv), *quick, "100"]) == 0
     assert main(["sample", str(model), "-n", "7", "--out", str(out)]) == 0
     samples = pd.read_csv(out)
-    assert list(samples.columns) == ["a", "b", "c"] and samples.shape == (7, 3)
+    assert list(samples.columns) == ["a", "Δφ", "é"] and samples.shape == (7, 3)
     assert main(["sample", str(model), "--out", str(tmp_path / "s.npy"), "-n", "3"]) == 0
     assert np.load(tmp_path / "s.npy").shape == (3, 3)
+
+    densities, picture = tmp_path / "d.csv", tmp_path / "p.png"
+    assert main(["density", str(model), str(csv), "--out", str(densities)]) == 0
+    found, wanted = pd.read_csv(densities), mcs.load(model).density(GOOD)
+    assert list(found.columns) == ["log_prob", "certified"] and found.certified.mean() > 0.9
+    np.testing.assert_allclose(found.log_prob, wanted.log_prob, rtol=1e-5)
+    assert main(["plot", str(csv), str(out), str(csv), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "x (50 rows), s (7 rows)" in capsys.readouterr().out
+    densities.write_text("a,b,d\n1,2,3\n")
+    refused = ["density", str(model), str(densities), "--out", str(densities)]
+    assert main(refused) == 2 and "['a', 'b', 'd']" in capsys.readouterr().err
+    assert densities.read_text() == "a,b,d\n1,2,3\n"
 
     def reading(_, table, **options):  # as far as the work: what was read is what matters
         np.testing.assert_array_equal(table, GOOD)
@@ -167,10 +180,22 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "refine=0" in capsys.readouterr().err
 
 
+def test_tables_are_written_as_they_would_be_read(tmp_path):
+    rows = np.array([[0.22, 85, 1.2345678e-9]], np.float32)
+    cli._write(tmp_path / "x.csv", rows, ["Δ", "b", "c"])
+    assert (tmp_path / "x.csv").read_text("utf-8") == "Δ,b,c\n0.22,85,1.234568e-09\n"
+    table, names = mcs.datasets.read(tmp_path / "x.csv")
+    np.testing.assert_allclose(table, rows, rtol=1e-6)
+    assert names == ["Δ", "b", "c"]
+
+
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("a,b\n1,oops\n")
     before = tmp_path / "m.safetensors"
     before.write_text("not a model")
+    tables = [str(tmp_path / name) for name in ("wide.npy", "narrow.npy")]
+    for path, width in zip(tables, (3, 2), strict=True):
+        np.save(path, GOOD[:, :width])
     for arguments, message in (
         (["fit", str(tmp_path / "no.csv"), "--out", "m"], "no file"),
         (
@@ -180,6 +205,12 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
         (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "no" / "m")], "x.csv|no folder"),
         (["sample", str(before), "--out", "s.csv"], "damaged"),
         (["sample", str(before), "--out", "s.csv", "-n", "0"], "-n"),
+        (["sample", str(before), "--out", "s.txt"], "expected a .csv or .npy file"),
+        (["density", str(before), "x.csv", "--out", "no/d.csv"], "no folder"),
+        (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path)], "cannot write"),
+        (["plot", *tables, "--out", "p.png"], "{'wide': 3, 'narrow': 2}"),
+        (["plot", *tables, *tables, "--out", "p.png"], "one to three tables"),
+        (["plot", tables[0], "--out", "p.png", "--columns", "0"], "--columns"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
