@@ -66,7 +66,7 @@ class Report:
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
-    __repr__ = __str__
+    __repr__ = __str__  # a mixture's shows the fields instead, those with repr=False left out
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -94,7 +94,7 @@ BAD = {
     "inf": (with_column(2, np.inf), "inf in column 2"),
     "constant": (with_column(1, 7.0), "column 1 is constant"),
     "constant, named": (
-        pd.DataFrame(with_column(1, 7.0), columns=["a", "Δφ", "é"]),
+        pd.DataFrame(with_column(1, 7.0), columns=["a", "b", "c"]),
         "column 'b' is constant",
     ),
     "duplicate": (with_column(2, GOOD[:, 0]), "column 2 repeats column 0"),

@@ -18,7 +18,7 @@ ORDER = [  # a file may import from files before it only
     "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
     "conditioning", "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow",
     "pairs", "density", "networks", "generator", "training", "refinement", "pipeline", "published",
-    "comparison", "judging", "reproduce", "cli", "sklearn",
+    "comparison", "judging", "reproduce", "demo", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
     "schedules", "files", "fused", "shown", "solvers", "splines", "columns", "metrics", "uci", "plotting",
