@@ -240,7 +240,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
     encoding = "utf-8-sig"  # without the mark of spreadsheets, no number to Python
     with path.open(encoding=encoding) as file:
         header = file.readline().strip().split(",")
-    named = not all(_is_number(cell) for cell in header)
+    named = not any(_is_number(cell) for cell in header)  # "1,": a row with a gap, no header
     table = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2, encoding=encoding)
     return table, header if named else None
 

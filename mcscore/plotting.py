@@ -41,7 +41,7 @@ def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 def _bounds(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return limits that show all but the last few outliers of every column."""
     low, high = np.quantile(x, [0.002, 0.998], axis=0)
-    margin = 0.08 * (high - low)
+    margin = np.where(high > low, 0.08 * (high - low), 1)
     return low - margin, high + margin
 
 

@@ -146,6 +146,16 @@ def test_csv_of_a_spreadsheet_keeps_its_first_row(mark, tmp_path):
     path.write_text(mark + "é,b\n3,4\n", encoding="utf-8")
     table, names = datasets.read(path)
     assert names == ["é", "b"] and table.tolist() == [[3, 4]]
+    path.write_text(mark + "1,\n3,4\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="could not convert"):  # a gap in row one: no header
+        datasets.read(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_row_and_a_constant_column_can_be_drawn(tmp_path):
+    plotting.plot_pairs({"row": np.ones((1, 2)), "constant": np.ones((9, 2)) * [1, 2]}).savefig(
+        tmp_path / "p.png"
+    )
 
 
 def test_pictures_show_all_of_a_sorted_table():
