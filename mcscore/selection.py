@@ -225,6 +225,7 @@ class _Search:
 
     def __init__(self, auto: Auto):
         self.auto = auto
+        self.several = min(auto.partitions or 4, 4)  # one partition is a matter of luck
         self.curve: list[Trial] = []
 
     def bandwidth(
@@ -246,14 +247,21 @@ class _Search:
 
         return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
 
-    def frame(self, splits: list[_Split], blocks: int) -> Any:
-        """Return the best frame, given one split in each."""
-        _cluster(splits, [blocks], 1)
-        found = [self.bandwidth([split], blocks, 1, BANDWIDTHS[2::2], 0.8) for split in splits]
-        return splits[int(np.argmax([best.log_likelihood for best in found]))].frame
+    def frame(self, by_frame: list[list[_Split]], blocks: int) -> Any:
+        """Return the best frame, given splits in each."""
+        _cluster([split for splits in by_frame for split in splits], [blocks], self.several)
+        found = [
+            self.bandwidth(splits, blocks, self.several, BANDWIDTHS[2::2], 0.8)
+            for splits in by_frame
+        ]
+        return by_frame[int(np.argmax([best.log_likelihood for best in found]))][0].frame
 
     def blocks(self, splits: list[_Split], n: int, guess: int) -> Trial:
-        """Return the best trial over numbers of blocks, in one partition: its optimum is broad."""
+        """Return the best trial over numbers of blocks, an optimum so broad that one partition shows it.
+
+        Of small tables, not so broad, several partitions do.
+        """
+        several = self.several if n <= SMALL else 1
         most = max(1, min(self.auto.most_blocks, n // 10))
         numbers = sorted({int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)})
         start = min(guess, most)
@@ -262,19 +270,20 @@ class _Search:
             _cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
 
         def trial(blocks: int) -> Trial:
-            return self.bandwidth(splits, blocks, 1, BANDWIDTHS[1::2], 0.7)
+            partitions = several if blocks > 1 else 1  # one cluster is the same in all of them
+            return self.bandwidth(splits, blocks, partitions, BANDWIDTHS[1::2], 0.7)
 
         return _climb(trial, numbers, start)
 
-    def partitions(self, splits: list[_Split], n: int, single: Trial) -> Trial:
-        """Return the best trial with as many partitions as pay, from the best with a ``single`` one."""
+    def partitions(self, splits: list[_Split], n: int, first: Trial) -> Trial:
+        """Return the best trial with as many partitions as pay, of as many blocks as the ``first``."""
         partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
-        if single.blocks == 1:  # one cluster is the same in every partition
+        if first.blocks == 1:
             partitions = 1
-        best = self.bandwidth(splits, single.blocks, partitions, BANDWIDTHS, single.h)
+        best = self.bandwidth(splits, first.blocks, partitions, BANDWIDTHS, first.h)
         whole = self.auto.most_rows // n  # partitions of which none leaves rows out
         if self.auto.partitions is None and 0 < whole < partitions:
-            fewer = self.bandwidth(splits, single.blocks, whole, BANDWIDTHS, best.h)
+            fewer = self.bandwidth(splits, first.blocks, whole, BANDWIDTHS, best.h)
             if fewer.log_likelihood > best.log_likelihood + CLEARLY:
                 return fewer
         return best
@@ -300,12 +309,13 @@ def choose(
     held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
     guess = min(usual_blocks(n, d), auto.most_blocks)
 
+    def splits_of(rows: np.ndarray, frame: Any) -> list[_Split]:
+        return [_Split(x[rows], weights[rows], part[rows], frame, auto) for part in held]
+
     search, frame = _Search(auto), frames[0]
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
-        some = order[:4000]
-        part = [_Split(x[some], weights[some], held[0][some], frame, auto) for frame in frames]
-        frame = search.frame(part, min(guess, 30))
-    splits = [_Split(x, weights, part, frame, auto) for part in held]
+        frame = search.frame([splits_of(order[:4000], frame) for frame in frames], min(guess, 30))
+    splits = splits_of(np.arange(n), frame)
     winner = search.partitions(splits, n, search.blocks(splits, n, guess))
 
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))

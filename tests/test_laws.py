@@ -179,6 +179,23 @@ def test_partitions_differ():
     assert not np.array_equal(first, second)
 
 
+def test_clusters_are_samples_of_overlapping_components():
+    rng = np.random.default_rng(0)
+    which = rng.integers(2, size=20_000)
+    x = rng.standard_normal((20_000, 2)) * np.array([[1.0, 1.0], [2.0, 0.5]])[which]
+    x[:, 0] += 2 * which
+    labels = clusterings([(x, 2, 0)])[0].labels
+    assert max(x[labels == c, 0].std() for c in (0, 1)) > 1.6  # cut at a border: 1.33
+    x = x[:4000]
+    law = mcs.mixture(x, kernel=mcs.Local(1.0, blocks=2, partitions=1))
+    one, two = (
+        jax.scipy.stats.norm.logpdf(x, np.array([[2.0 * k, 0]]), np.array([scale])).sum(1)
+        for k, scale in ((0, [1.0, 1.0]), (1, [2.0, 0.5]))
+    )
+    truth = jnp.logaddexp(one, two) - jnp.log(2)
+    assert float(jnp.mean(truth - law.log_prob(x))) < 0.012  # nats; cut at a border: 0.025
+
+
 def test_limits_of_the_bandwidth():
     x = two_clusters()
     near = mcs.mixture(x, kernel=mcs.Local(1e-3, blocks=2, partitions=1))

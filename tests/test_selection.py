@@ -95,6 +95,14 @@ def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
         assert {point.partitions for point in report.curve} == tried
 
 
+def test_auto_trusts_no_single_clustering_of_a_small_table():
+    x = two_clusters(120)
+    for partitions, tried in ((None, {4}), (2, {2})):
+        report = mcs.mixture(x, kernel=mcs.Auto(partitions=partitions)).report
+        assert {trial.partitions for trial in report.curve if trial.blocks > 1} == tried
+        assert {trial.frame for trial in report.curve} == {"Gaussianize", "Affine"}
+
+
 @pytest.mark.parametrize("name", ["wine", "iris"])
 def test_auto_on_small_real_tables(name):
     train, test = mcs.datasets.split(0, mcs.datasets.TABLES[name](), 0.7, 0.3)
