@@ -2,8 +2,7 @@
 
 A row's cluster is drawn from its posterior, not the likeliest: so the rows of a cluster are a sample of its
 component, tails and overlaps included, and the clusters' Gaussians together are the mixture. Cut along the
-borders of the likeliest, components would lose their tails, and with them up to 0.07 nats of held-out
-likelihood (POWER, pinwheel).
+borders of the likeliest, components would lose their tails.
 """
 
 from __future__ import annotations
@@ -88,7 +87,10 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
         rng = np.random.default_rng(seed)
 
         def drawn(chunk: np.ndarray) -> np.ndarray:
-            cumulative = np.where(closed, 0.0, model.predict_proba(chunk)).cumsum(1)
+            posterior = np.maximum(
+                model.predict_proba(chunk).astype(float), 1e-300
+            )  # may underflow
+            cumulative = np.where(closed, 0.0, posterior).cumsum(1)
             level = (1 - rng.random((len(chunk), 1))) * cumulative[:, -1:]  # above zero
             return (cumulative < level).sum(1)
 

@@ -179,6 +179,13 @@ def test_partitions_differ():
     assert not np.array_equal(first, second)
 
 
+def test_rows_of_a_closed_cluster_go_to_open_ones():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.standard_normal((200, 2)), rng.standard_normal((3, 2)) / 100 + 1e4])
+    for found in clusterings((x, 2, seed) for seed in range(10)):  # whichever is closed, 0 or 1
+        assert len(np.unique(found.labels)) == 1  # far off, every open posterior underflows
+
+
 def test_clusters_are_samples_of_overlapping_components():
     rng = np.random.default_rng(0)
     which = rng.integers(2, size=20_000)
