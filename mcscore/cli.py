@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +143,15 @@ def _check_out(path: Path, *suffixes: str) -> None:
         raise PermissionError(f"--out: cannot write {path}")
 
 
+@contextmanager
+def _about(source: Path | str) -> Iterator[None]:
+    """Let errors about the argument ``x`` name the ``source`` of the table instead."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub("^x:", f"{source}:", str(error))) from error
+
+
 def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:
     """Write a table aside and move it into place."""
     with moved_into_place(path) as aside, aside.open("wb") as file:
@@ -158,14 +170,15 @@ def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:
 def _fit(options: argparse.Namespace) -> None:
     _check_out(options.out)
     table, names = datasets.read(options.data, options.array)
-    made = fit_stages(
-        jax.random.key(options.seed),
-        table,
-        pairs=options.pairs,
-        epochs=options.epochs,
-        refine=options.refine,
-        progress=True,
-    )
+    with _about(options.data):
+        made = fit_stages(
+            jax.random.key(options.seed),
+            table,
+            pairs=options.pairs,
+            epochs=options.epochs,
+            refine=options.refine,
+            progress=True,
+        )
     settings = json.dumps(json.loads(made.generator.settings) | {"columns": names})
     replace(made.generator, settings=settings).save(options.out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
@@ -189,7 +202,8 @@ def _density(options: argparse.Namespace) -> None:
     known = json.loads(generator.settings).get("columns")
     if names and known and names != known:
         raise ValueError(f"{options.data}: expected the model's columns {known}, got {names}")
-    found = generator.density(table)
+    with _about(options.data):
+        found = generator.density(table)
     log_prob, certified = (np.asarray(part) for part in (found.log_prob, found.certified))
     _write(options.out, np.stack([log_prob, certified], 1), ["log_prob", "certified"])
     mean = f"{log_prob[certified].mean():.4g} nats" if certified.any() else "none"
@@ -233,7 +247,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         if value < 2:
             raise ValueError(f"--published-{name}: expected at least 2, got {value}")
     runs = {}
-    for problem in reproduce.problems(options.what, options.data, options.quick):
+    with _about(options.what):
+        problems = reproduce.problems(options.what, options.data, options.quick)
+    for problem in problems:
         settings = replace(reproduce.default_settings(problem.name), **chosen)
         small: dict[str, Any] = {}
         if options.quick:
