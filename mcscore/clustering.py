@@ -87,10 +87,9 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
         rng = np.random.default_rng(seed)
 
         def drawn(chunk: np.ndarray) -> np.ndarray:
-            posterior = np.maximum(
-                model.predict_proba(chunk).astype(float), 1e-300
-            )  # may underflow
-            cumulative = np.where(closed, 0.0, posterior).cumsum(1)
+            posterior = model.predict_proba(chunk).astype(float)
+            possible = np.maximum(posterior, 1e-300)  # may underflow
+            cumulative = np.where(closed, 0.0, possible).cumsum(1)
             level = (1 - rng.random((len(chunk), 1))) * cumulative[:, -1:]  # above zero
             return (cumulative < level).sum(1)
 
