@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +148,8 @@ def _about(source: Path | str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(re.sub("^x:", f"{source}:", str(error))) from error
+        text = str(error)
+        raise ValueError(f"{source}{text[1:]}" if text.startswith("x:") else text) from error
 
 
 def _write(path: Path, rows: np.ndarray, names: list[str] | None) -> None:

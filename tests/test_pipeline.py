@@ -192,7 +192,7 @@ def test_tables_are_written_as_they_would_be_read(tmp_path):
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("a,b\n1,oops\n")
     (tmp_path / "empty.csv").write_text("")
-    (tmp_path / "gap.csv").write_text("a,b\n1,nan\n2,3\n4,5\n")
+    (tmp_path / r"ga\p.csv").write_text("a,b\n1,nan\n2,3\n4,5\n")
     before = tmp_path / "m.safetensors"
     before.write_text("not a model")
     tables = [str(tmp_path / name) for name in ("wide.npy", "narrow.npy")]
@@ -206,7 +206,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
         ),
         (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "no" / "m")], "x.csv|no folder"),
         (["fit", str(tmp_path / "empty.csv"), "--out", str(tmp_path / "m")], "empty.csv: expected"),
-        (["fit", str(tmp_path / "gap.csv"), "--out", str(tmp_path / "m")], "gap.csv: expected"),
+        (["fit", str(tmp_path / r"ga\p.csv"), "--out", str(tmp_path / "m")], r"ga\p.csv: expected"),
         (["sample", str(before), "--out", "s.csv"], "damaged"),
         (["sample", str(before), "--out", "s.csv", "-n", "0"], "-n"),
         (["sample", str(before), "--out", "s.txt"], "expected a .csv or .npy file"),
