@@ -20,7 +20,8 @@ import numpy as np
 from clock import Results, parser
 
 DEFAULT = dict(rows=20_000, pairs=50_000, width=96)
-SWEEPS = dict(rows=(2_000, 20_000, 200_000), pairs=(12_500, 50_000, 100_000), width=(48, 96, 192))
+ROWS = (2_000, 20_000, 200_000, 2_000_000, 10_000_000)
+SWEEPS = dict(rows=ROWS, pairs=(12_500, 50_000, 100_000), width=(48, 96, 192))
 QUICK = dict(rows=200, pairs=200, width=8)
 
 
@@ -36,9 +37,10 @@ def one(rows: int, pairs: int, width: int, quick: bool) -> dict:
 
     rng = np.random.default_rng(0)
     shapes, means = rng.standard_normal((5, 8, 8)) * 0.6, rng.standard_normal((5, 8)) * 2
-    which = rng.integers(0, 5, rows)
-    x = np.einsum("nij,nj->ni", shapes[which], rng.standard_normal((rows, 8))) + means[which]
-    x = x.astype(np.float32)
+    x = rng.standard_normal((rows, 8), np.float32)
+    for part, shape, mean in zip(np.array_split(x, 5), shapes, means, strict=True):
+        part[:] = part @ shape.T + mean
+    rng.shuffle(x)
     jax.block_until_ready(jax.numpy.ones(3) + 1)
     before = peak()
     options = dict(kernel=mcs.Local(0.7, 2), epochs=1, refine=0) if quick else {}

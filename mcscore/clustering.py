@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -40,14 +40,23 @@ def clusterings(jobs: Iterable[tuple[np.ndarray, int, int]]) -> list[Clustering]
     except ImportError as error:
         raise ImportError("clustering needs scikit-learn: pip install mcscore[data]") from error
 
-    # EM's matrices are small: one thread for each clustering is faster than all for one.
-    with (
-        warnings.catch_warnings(),  # nor need EM converge
-        _thread_pools().limit(limits=1),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
+    with warnings.catch_warnings():  # EM need not converge
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return list(pool.map(lambda job: _cluster(*job), jobs))
+        return _side_by_side(lambda job: _cluster(*job), jobs)
+
+
+def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarray]:
+    """Return the clusters of ``rows`` in each of the clusterings, ``found`` among rows like them."""
+    return _side_by_side(lambda one: one.assign(rows), found)
+
+
+def _side_by_side(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """Return ``function(job)`` of all jobs, one thread each: faster than all threads for one.
+
+    EM's matrices are small.
+    """
+    with _thread_pools().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, jobs))
 
 
 def _one(rows: np.ndarray) -> np.ndarray:
@@ -67,7 +76,7 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.mixture import GaussianMixture
 
-    # The mixture only proposes clusters: float32 does, in two thirds of the time.
+    # The mixture only proposes clusters: float32 does, in half the time.
     part = x[np.random.default_rng(seed).permutation(len(x))[:FITTING_ROWS]].astype(np.float32)
     blocks = min(blocks, max(1, len(part) // 5))
     options: Any = dict(n_init=1, random_state=seed)
@@ -83,22 +92,27 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
     ).fit(part)
     closed = np.zeros(blocks, bool)
 
+    def drawn(rows: np.ndarray, u: np.ndarray) -> np.ndarray:
+        posterior = model.predict_proba(rows.astype(np.float32)).astype(float)
+        possible = np.maximum(posterior, 1e-300)  # may underflow
+        cumulative = np.where(closed, 0.0, possible).cumsum(1)
+        return (cumulative < (1 - u[:, None]) * cumulative[:, -1:]).sum(1)  # level above zero
+
     def assign(rows: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng(seed)
+        u, chunks = _uniform(seed, len(rows)), -(-len(rows) // 50_000)
+        parts = zip(np.array_split(rows, chunks), np.array_split(u, chunks), strict=True)
+        return np.concatenate([drawn(*part) for part in parts])
 
-        def drawn(chunk: np.ndarray) -> np.ndarray:
-            posterior = model.predict_proba(chunk).astype(float)
-            possible = np.maximum(posterior, 1e-300)  # may underflow
-            cumulative = np.where(closed, 0.0, possible).cumsum(1)
-            level = (1 - rng.random((len(chunk), 1))) * cumulative[:, -1:]  # above zero
-            return (cumulative < level).sum(1)
-
-        chunks = np.array_split(rows, -(-len(rows) // 50_000))
-        return np.concatenate([drawn(chunk) for chunk in chunks])
-
+    labels, u = assign(x), _uniform(seed, len(x))
     while True:
-        labels = assign(x)
-        counts = np.where(closed, len(x), np.bincount(labels, minlength=blocks))
-        if counts.min() >= 5 or closed.sum() == blocks - 1:
+        counts = np.bincount(labels, minlength=blocks)
+        closed[:] = counts == 0
+        fewest = np.where(closed, len(x), counts).argmin()
+        if counts[fewest] >= 5 or closed.sum() == blocks - 1:
             return Clustering(labels, assign)
-        closed[counts.argmin()] = True
+        closed[fewest], left = True, labels == fewest
+        labels[left] = drawn(x[left], u[left])
+
+
+def _uniform(seed: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(size)

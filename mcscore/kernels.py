@@ -223,15 +223,15 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
     root = _scaled(vectors, np.sqrt(np.maximum(values, floor)))
     inverse = np.linalg.inv(root)
-    units = [(x[i] - mean) @ inverse.T for i, mean in zip(members, means, strict=True)]
-    amounts = [
-        ledoit_wolf_shrinkage(unit, assume_centered=True) if min(unit.shape) > 1 else 0.0
-        for unit in units
-    ]
-    sizes = np.maximum([np.mean(unit**2) for unit in units], 1e-6)
+    amounts, sizes = [], []
+    for index, mean in zip(members, means, strict=True):
+        unit = (x[index] - mean) @ inverse.T
+        several = min(unit.shape) > 1
+        amounts.append(ledoit_wolf_shrinkage(unit, assume_centered=True) if several else 0.0)
+        sizes.append(max(np.mean(unit**2), 1e-6))
     amount, size = (np.reshape(a, (-1, 1, 1)) for a in (amounts, sizes))
     shrunk = (1 - amount) * covariances + amount * size * (root @ root.T)
-    return Clusters(members, means, covariances, shrunk, sizes, root, len(partitions))
+    return Clusters(members, means, covariances, shrunk, np.array(sizes), root, len(partitions))
 
 
 def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:

@@ -167,7 +167,8 @@ def check_table(x: Any) -> None:
             f"x: {label(j)} varies by {scale[j]:.3g} around {table[0, j]:g}, less than {dtype} resolves; "
             "subtract an offset or enable float64"
         )
-    correlation = (centred / scale).T @ (centred / scale) / n
+    centred /= scale
+    correlation = centred.T @ centred / n
     twins = np.argwhere(np.triu(np.abs(correlation) > 1 - 1e-12, 1))
     if len(twins):
         first, second = twins[0]

@@ -2,8 +2,8 @@ r"""Choosing the law: frame, number of clusters and bandwidth by held-out log-li
 
 For a split of the rows, everything that is fitted (frame, clusters, covariances, centres) sees the
 training part only; the held-out part is scored in the user's units, so that frames compare too. Small
-tables are split several times. The chosen law is then laid out with all rows; where EM had not seen as
-many as it takes, they are clustered anew.
+tables are split several times, of large ones a part is searched. The chosen law is then laid out with all
+rows; where EM had not seen as many as it takes, they are clustered anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from mcscore.clustering import FITTING_ROWS, Clustering, clusterings
+from mcscore.clustering import FITTING_ROWS, Clustering, assignments, clusterings
 from mcscore.conditioning import tails
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
@@ -37,6 +37,7 @@ from mcscore.metrics import memorisation
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
 CLEARLY = 0.01  # nats
+SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 CALIBRATING_ROWS = 200_000  # of larger laws, a part of the rows gives the marginals
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
@@ -281,12 +282,13 @@ class _Search:
         if first.blocks == 1:
             partitions = 1
         best = self.bandwidth(splits, first.blocks, partitions, BANDWIDTHS, first.h)
-        whole = self.auto.most_rows // n  # partitions of which none leaves rows out
-        if self.auto.partitions is None and 0 < whole < partitions:
-            fewer = self.bandwidth(splits, first.blocks, whole, BANDWIDTHS, best.h)
-            if fewer.log_likelihood > best.log_likelihood + CLEARLY:
-                return fewer
-        return best
+        if self.auto.partitions is not None:
+            return best
+        fewer = [first]  # one clustering may be a better one than the rest
+        if 0 < (whole := self.auto.most_rows // n) < partitions:  # of which none leaves rows out
+            fewer.append(self.bandwidth(splits, first.blocks, whole, BANDWIDTHS, best.h))
+        other = max(fewer, key=lambda trial: trial.log_likelihood)
+        return other if other.log_likelihood > best.log_likelihood + CLEARLY else best
 
 
 def choose(
@@ -315,7 +317,7 @@ def choose(
     search, frame = _Search(auto), frames[0]
     if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
         frame = search.frame([splits_of(order[:4000], frame) for frame in frames], min(guess, 30))
-    splits = splits_of(np.arange(n), frame)
+    splits = splits_of(np.arange(n) if n <= SEARCHED_ROWS else order[:SEARCHED_ROWS], frame)
     winner = search.partitions(splits, n, search.blocks(splits, n, guess))
 
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
@@ -327,7 +329,7 @@ def choose(
     else:
         inside = splits[0].fitted.forward(x)
         found = splits[0].found[winner.blocks][: winner.partitions]
-        clusters = shrunk_clusters(y, weights, [one.assign(inside) for one in found])
+        clusters = shrunk_clusters(y, weights, assignments(found, inside))
         law = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:

@@ -11,6 +11,8 @@ import numpy as np
 
 from mcscore.columns import by_column
 
+FINE = 1e-4  # of the central range or of the rows: finer and rarer ties tell nothing
+
 
 class Dequantized(NamedTuple):
     """A table without ties, the share of tied rows of each column that had some, and ``Frame.ties``."""
@@ -23,21 +25,26 @@ class Dequantized(NamedTuple):
 def dequantized(x: np.ndarray, seed: int = 0) -> Dequantized:
     """Return ``x`` with ties spread uniformly, and what it takes to put draws back on them.
 
-    A column counts if more than 2 % of its rows share their value with another row. Each tied value
-    is spread over half the gap to its neighbours, but over no less than 1 % of the central range.
+    A column counts if more than 2 % of its rows share their value with another row. Values closer to both
+    neighbours than 1e-4 of the central range, such as millions of float32 numbers meet by rounding, only
+    count if 1e-4 of the rows share them. Each tied value is spread over half the gap to its neighbours,
+    but over no less than 1 % of the central range.
     Draws go back to every value of a lattice (a column with nine tied rows in ten), whose ends take
     all that lies beyond, and to atoms of at least 1 % of the rows in other columns.
     """
     generator = np.random.default_rng(seed)
     out, share, ties = x.copy(), {}, {}
     for j, column in enumerate(x.T):
+        if np.mean(np.diff(np.sort(column)) == 0) < 0.01:
+            continue
         values, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-        repeated = counts[inverse] > 1
+        central, gaps = np.ptp(np.quantile(column, [0.05, 0.95])), np.diff(values)
+        apart = np.maximum(np.append(0, gaps), np.append(gaps, 0)) >= FINE * central
+        repeated = ((counts > 1) & (apart | (counts >= FINE * len(column))))[inverse]
         if repeated.mean() < 0.02 or len(values) < 2:
             continue
         share[j] = float(repeated.mean())
-        low, high = np.quantile(column, [0.05, 0.95])
-        gaps = np.maximum(np.diff(values), 0.01 * (high - low))
+        gaps = np.maximum(gaps, 0.01 * central)
         below, above = np.append(gaps[:1], gaps) / 2, np.append(gaps, gaps[-1:]) / 2
         u = generator.random(len(column))
         moved = column - below[inverse] + u * (below + above)[inverse]

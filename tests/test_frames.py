@@ -243,6 +243,18 @@ def test_ties_are_found_and_spread():
     np.testing.assert_array_equal(spread[:, 1], x[:, 1])
 
 
+def test_ties_by_rounding_of_float32_do_not_count():
+    rng = np.random.default_rng(0)
+    x = (2 * rng.standard_normal((300_000, 3)) + 300).astype(np.float32).astype(float)
+    x[::3, 1] = 300.0  # an atom
+    x[:, 2] = np.round(x[:, 2], 2)  # a lattice
+    assert len(np.unique(x[:, 0])) < 0.95 * len(x)
+    spread, tied, ties = dequantized(x)
+    np.testing.assert_array_equal(spread[:, 0], x[:, 0])
+    assert list(tied) == [1, 2] and abs(tied[1] - 1 / 3) < 0.01 and tied[2] > 0.99
+    assert ties[0, 1, 0] == 300.0
+
+
 def test_draws_go_back_to_ties(tmp_path, key):
     n = 2000
     table = np.stack([COLUMNS["integers"][:n], COLUMNS["atom"][:n], COLUMNS["normal"][:n]], 1)

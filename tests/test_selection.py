@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
-from mcscore import jet
+from mcscore import jet, selection
 from mcscore.clustering import clusterings
 from mcscore.draws import draw
 from mcscore.kernels import clustered_blocks, shrunk_clusters
@@ -93,6 +93,37 @@ def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
         report = mcs.mixture(x, kernel=auto).report
         assert f"partitions={partitions}," in report.kernel
         assert {point.partitions for point in report.curve} == tried
+
+
+def test_auto_drops_clusterings_that_are_clearly_worse_than_one():
+    rng = np.random.default_rng(1)
+    means = 8 * rng.integers(0, 2, (4, 4))
+    x = rng.standard_normal((6001, 4)) + means[rng.integers(0, 4, 6001)]
+    report = mcs.mixture(x, kernel=mcs.Auto(frames=(mcs.Affine(),))).report
+    found = {trial.partitions: trial.log_likelihood for trial in report.curve if trial.blocks == 5}
+    assert max(found.values()) - 0.02 < report.log_likelihood
+    assert report.log_likelihood > found[4] + 0.02  # EM had missed a Gaussian in some of the four
+
+
+def test_auto_searches_a_part_of_many_rows_and_lays_out_all(monkeypatch):
+    monkeypatch.setattr(selection, "FITTING_ROWS", 500)
+    monkeypatch.setattr(selection, "SEARCHED_ROWS", 2000)
+    searched = []
+    split = selection._Split.__init__
+
+    def counted(self, x, *others):
+        searched.append(len(x))
+        split(self, x, *others)
+
+    monkeypatch.setattr(selection._Split, "__init__", counted)
+    x = two_clusters(9000)[RNG.permutation(9000)]
+    auto = mcs.Auto(frames=(mcs.Affine(),), most_rows=1000, most_blocks=8)
+    law = mcs.mixture(x, kernel=auto)
+    assert searched == [2000] and law.report.rows == 9000
+    points, log_weights = (np.asarray(part, np.float64) for part in law.points())
+    assert np.count_nonzero(np.isfinite(log_weights)) <= 1000
+    mean = law.frame.inverse(np.exp(log_weights)[None] @ points)[0]
+    np.testing.assert_allclose(mean, x.mean(0), atol=1e-5)  # of all rows, not of the part
 
 
 def test_auto_trusts_no_single_clustering_of_a_small_table():
