@@ -1,10 +1,10 @@
-"""How do seconds and peak memory of every stage grow with rows, pairs and width?
+"""How do seconds and peak memory of every stage grow with rows, columns, pairs and width?
 
     python benchmarks/pipeline.py --out benchmarks/results/pipeline.jsonl
 
-Every setting runs in a process of its own (five Gaussians, d = 8, default options but one), so that
-its peak of resident memory is its own; memory is what comes on top of imports and data. Growth is the
-exponent of a least-squares line through the logarithms, compilation included. Last, the memory that one
+Every setting runs in a process of its own (five Gaussians, default options but one), so that its peak
+of resident memory is its own; memory is what comes on top of imports and data. Growth is the exponent
+of a least-squares line through the logarithms, compilation included. Last, the memory that one
 ``score`` of 1,024 queries against 1,000,000 rows (d = 6) takes above the law itself.
 """
 
@@ -19,10 +19,12 @@ import sys
 import numpy as np
 from clock import Results, parser
 
-DEFAULT = dict(rows=20_000, pairs=50_000, width=96)
+DEFAULT = dict(rows=20_000, columns=8, pairs=50_000, width=96)
 ROWS = (2_000, 20_000, 200_000, 2_000_000, 10_000_000)
-SWEEPS = dict(rows=ROWS, pairs=(12_500, 50_000, 100_000), width=(48, 96, 192))
-QUICK = dict(rows=200, pairs=200, width=8)
+SWEEPS = dict(
+    rows=ROWS, columns=(2, 8, 20, 60), pairs=(12_500, 50_000, 100_000), width=(48, 96, 192)
+)
+QUICK = dict(rows=200, columns=8, pairs=200, width=8)
 
 
 def peak() -> float:
@@ -30,14 +32,17 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one(rows: int, pairs: int, width: int, quick: bool) -> dict:
+def one(rows: int, columns: int, pairs: int, width: int, quick: bool) -> dict:
     import jax
 
     import mcscore as mcs
 
     rng = np.random.default_rng(0)
-    shapes, means = rng.standard_normal((5, 8, 8)) * 0.6, rng.standard_normal((5, 8)) * 2
-    x = rng.standard_normal((rows, 8), np.float32)
+    shapes, means = (
+        rng.standard_normal((5, columns, columns)) * 0.6,
+        rng.standard_normal((5, columns)) * 2,
+    )
+    x = rng.standard_normal((rows, columns), np.float32)
     for part, shape, mean in zip(np.array_split(x, 5), shapes, means, strict=True):
         part[:] = part @ shape.T + mean
     rng.shuffle(x)
@@ -84,6 +89,7 @@ def main() -> None:
             slopes = {
                 stage: float(np.polyfit(np.log(values), np.log(np.maximum(seconds, 1e-3)), 1)[0])
                 for stage, seconds in totals.items()
+                if len(seconds) == len(values)
             }
             results.add(kind="growth", over=name, **slopes)
     results.add(kind="score memory", **score_memory(10_000 if options.quick else 1_000_000))

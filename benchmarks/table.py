@@ -114,13 +114,13 @@ def pipeline() -> list[str]:
     table.append("|---" * (len(stages) + 1) + "|")
     for entry in read("pipeline.jsonl"):
         if entry["kind"] == "growth":
-            cells = [f"{entry[stage]:.2f}" for stage in stages]
-            label = f"*growth over {entry['over']}*"
+            digits, label = 2, f"*growth over {entry['over']}*"
         elif entry["kind"] == "pipeline":
-            cells = [f"{entry[stage]:.0f}" for stage in stages]
-            label = f"{entry['rows']:,} rows, {entry['pairs']:,} pairs, width {entry['width']}"
+            digits, size = 0, f"{entry['rows']:,} rows, d = {entry['columns']}"
+            label = f"{size}, {entry['pairs']:,} pairs, width {entry['width']}"
         else:
             continue
+        cells = [f"{entry[stage]:.{digits}f}" if stage in entry else "" for stage in stages]
         table.append(f"| {label} | " + " | ".join(cells) + " |")
     return table
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+CHUNK = 20_000  # rows: their temporaries stay in the cache
+
 
 def library_of(x: Any) -> Any:
     """Return the array library of ``x``: NumPy, for which nothing is compiled, or ``jax.numpy``."""
@@ -18,6 +20,13 @@ def library_of(x: Any) -> Any:
 def like(parameter: Any, x: Any) -> Any:
     """Return ``parameter`` as an array of ``x``'s library and precision."""
     return library_of(x).asarray(parameter, dtype=x.dtype)
+
+
+def in_chunks(function: Callable[[Any], Any], x: Any) -> Any:
+    """Return ``function(x)``, of a large NumPy table computed in chunks of its rows."""
+    if library_of(x) is jnp or len(x) <= CHUNK:
+        return function(x)
+    return np.concatenate([function(part) for part in np.array_split(x, -(-len(x) // CHUNK))])
 
 
 def by_column(function: Callable[..., Any], x: Any, *tables: Any) -> Any:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore.columns import by_column, library_of, like
+from mcscore.columns import by_column, in_chunks, library_of, like
 from mcscore.shown import shapes
 from mcscore.splines import (
     distribution,
@@ -184,7 +184,8 @@ class Affine:
         scale = np.sqrt(share @ centred**2)
         if not self.whiten:
             return AffineFrame(shift, np.diag(1 / scale), np.diag(scale))
-        correlation = (centred / scale).T @ (share[:, None] * (centred / scale))
+        centred /= scale
+        correlation = centred.T @ (share[:, None] * centred)
         values, vectors = np.linalg.eigh(correlation)
         # Directions flatter than 1e-6 of the rest are noise of the arithmetic: do not blow them up.
         root = np.sqrt(np.maximum(values, 1e-6 * values.max()))
@@ -230,7 +231,7 @@ class GaussianizedFrame(Frame):
 
     def forward(self, x: Any) -> Any:
         """Return the whitened normal scores of ``x``."""
-        return self.affine.forward(self._scores(x)[0])
+        return in_chunks(lambda part: self.affine.forward(self._scores(part)[0]), x)
 
     def log_det(self, x: Any) -> Any:
         """Return ``sum_j log f_j'(x_j)`` plus that of the whitening."""

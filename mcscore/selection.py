@@ -327,9 +327,9 @@ def choose(
     if len(splits[0].x) < FITTING_ROWS:
         law = kernel.lay_out(y, weights, rows)
     else:
-        inside = splits[0].fitted.forward(x)
         found = splits[0].found[winner.blocks][: winner.partitions]
-        clusters = shrunk_clusters(y, weights, assignments(found, inside))
+        labels = assignments(found, splits[0].fitted.forward(x))
+        clusters = shrunk_clusters(y, weights, labels)
         law = clustered_blocks(y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
     for split in splits:

@@ -33,7 +33,7 @@ def dequantized(x: np.ndarray, seed: int = 0) -> Dequantized:
     all that lies beyond, and to atoms of at least 1 % of the rows in other columns.
     """
     generator = np.random.default_rng(seed)
-    out, share, ties = x.copy(), {}, {}
+    out, share, ties = x, {}, {}
     for j, column in enumerate(x.T):
         if np.mean(np.diff(np.sort(column)) == 0) < 0.01:
             continue
@@ -48,6 +48,7 @@ def dequantized(x: np.ndarray, seed: int = 0) -> Dequantized:
         below, above = np.append(gaps[:1], gaps) / 2, np.append(gaps, gaps[-1:]) / 2
         u = generator.random(len(column))
         moved = column - below[inverse] + u * (below + above)[inverse]
+        out = x.copy() if out is x else out
         out[:, j] = np.where(repeated, moved, column)
         lower, upper = values - below, values + above
         if lattice := share[j] > 0.9:
