@@ -116,7 +116,7 @@ def pipeline() -> list[str]:
         if entry["kind"] == "growth":
             digits, label = 2, f"*growth over {entry['over']}*"
         elif entry["kind"] == "pipeline":
-            digits, size = 0, f"{entry['rows']:,} rows, d = {entry['columns']}"
+            digits, size = 0, f"{entry['rows']:,} rows, d = {entry.get('columns', 8)}"
             label = f"{size}, {entry['pairs']:,} pairs, width {entry['width']}"
         else:
             continue

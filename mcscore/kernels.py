@@ -118,7 +118,7 @@ class Whitened(Kernel):
 class Local(Kernel):
     """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.
 
-    Clusters come from a Gaussian mixture fitted by EM (scikit-learn) to at most 15,000 rows, started
+    Clusters come from a Gaussian mixture fitted by EM (scikit-learn) to at most 60,000 rows, started
     from MiniBatchKMeans; every row's is drawn from its posterior. Covariances of small clusters are shrunk
     (Ledoit-Wolf).
 
