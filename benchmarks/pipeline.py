@@ -38,10 +38,8 @@ def one(rows: int, columns: int, pairs: int, width: int, quick: bool) -> dict:
     import mcscore as mcs
 
     rng = np.random.default_rng(0)
-    shapes, means = (
-        rng.standard_normal((5, columns, columns)) * 0.6,
-        rng.standard_normal((5, columns)) * 2,
-    )
+    shapes = rng.standard_normal((5, columns, columns)) * 0.6
+    means = rng.standard_normal((5, columns)) * 2
     x = rng.standard_normal((rows, columns), np.float32)
     for part, shape, mean in zip(np.array_split(x, 5), shapes, means, strict=True):
         part[:] = part @ shape.T + mean

@@ -52,10 +52,7 @@ def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarra
 
 
 def _side_by_side(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
-    """Return ``function(job)`` of all jobs, one thread each: faster than all threads for one.
-
-    EM's matrices are small.
-    """
+    """Return ``function(job)`` of all jobs: EM's matrices are small, so one thread is enough for each."""
     with _thread_pools().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, jobs))
 

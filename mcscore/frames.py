@@ -7,8 +7,7 @@ a pytree of arrays with three methods:
 
 so that a density in the user's units is ``log p(x) = log p(y) + log_det(x)``. Draws pass through
 ``frame.restore(x)``, which ends far tails and, where ties were spread before fitting, puts draws back
-on them.
-All of them take NumPy arrays too and keep their float64.
+on them. All of them take NumPy arrays too and keep their float64.
 """
 
 from __future__ import annotations

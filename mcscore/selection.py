@@ -51,8 +51,8 @@ class Auto(Kernel):
             likelihood asks for, below 1 they are smoother.
         frames: Candidates, where ``mixture`` is given no frame.
         partitions: Independent clusterings whose laws are averaged; by default 8 for 1,500 to 6,000
-            rows, which profit most and cost least, else 4; fewer where that is clearly better because
-            none of ``most_rows`` is then left out.
+            rows, which profit most and cost least, else 4; fewer where that is clearly better: because no
+            row is then left out (``most_rows``), or one clustering surpasses the others.
         most_blocks: Clusters per partition, at most.
         most_rows: Rows stored over all partitions, at most; beyond, clusters keep samples of theirs (see
             ``Local``). Every evaluation of the law costs in proportion.
