@@ -27,11 +27,13 @@ class Clustering(NamedTuple):
     assign: Callable[[np.ndarray], np.ndarray]
 
 
-def clusterings(jobs: Iterable[tuple[np.ndarray, int, int]]) -> list[Clustering]:
+def clusterings(
+    jobs: Iterable[tuple[np.ndarray, int, int]], *, thorough: bool = True
+) -> list[Clustering]:
     """Return a clustering per job (rows, clusters, seed): components of a Gaussian mixture fitted by EM.
 
     Clusters that would hold fewer than five of the rows, too few for any covariance, are closed
-    and their rows are drawn from the others.
+    and their rows are drawn from the others. Of large tables EM ends on more rows if ``thorough``.
     """
     jobs = list(jobs)
     if all(blocks == 1 for _, blocks, _ in jobs):
@@ -43,7 +45,7 @@ def clusterings(jobs: Iterable[tuple[np.ndarray, int, int]]) -> list[Clustering]
 
     with warnings.catch_warnings():  # EM need not converge
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return _side_by_side(lambda job: _cluster(*job), jobs)
+        return _side_by_side(lambda job: _cluster(*job, thorough=thorough), jobs)
 
 
 def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarray]:
@@ -70,7 +72,7 @@ def _thread_pools() -> Any:
     return ThreadpoolController()
 
 
-def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
+def _cluster(x: np.ndarray, blocks: int, seed: int, *, thorough: bool) -> Clustering:
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.mixture import GaussianMixture
 
@@ -90,7 +92,7 @@ def _cluster(x: np.ndarray, blocks: int, seed: int) -> Clustering:
         init_params="random_from_data",
         warm_start=True,
     ).fit(part)
-    if not whole:  # a few iterations on more rows do as well as all of them
+    if thorough and not whole:  # a few iterations on more rows do as well as all of them
         model.set_params(max_iter=5).fit(x[order[:ENDING_ROWS]].astype(np.float32))
     closed = np.zeros(blocks, bool)
 

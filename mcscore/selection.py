@@ -140,7 +140,9 @@ class _Split:
         return memorisation(*(np.asarray(a) / self.training.std(0) for a in tables)).share
 
 
-def _cluster(splits: list[_Split], numbers: Iterable[int], partitions: int) -> None:
+def _cluster(
+    splits: list[_Split], numbers: Iterable[int], partitions: int, *, thorough: bool = False
+) -> None:
     """Cluster every split into each of the ``numbers`` of blocks, ``partitions`` times, side by side."""
     wanted = [
         (split, blocks, seed)
@@ -149,7 +151,7 @@ def _cluster(splits: list[_Split], numbers: Iterable[int], partitions: int) -> N
         for seed in range(len(split.found[blocks]), partitions)
     ]
     jobs = ((split.x, blocks, split.auto.seed + seed) for split, blocks, seed in wanted)
-    for (split, blocks, _), found in zip(wanted, clusterings(jobs), strict=True):
+    for (split, blocks, _), found in zip(wanted, clusterings(jobs, thorough=thorough), strict=True):
         split.found[blocks].append(found)
 
 
@@ -281,6 +283,12 @@ class _Search:
         partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
         if first.blocks == 1:
             partitions = 1
+        if len(splits[0].x) > FITTING_ROWS:  # trials so far were of clusters found in haste
+            for split in splits:
+                split.found.clear()
+                split.clusters.clear()
+            _cluster(splits, [first.blocks], partitions, thorough=True)
+            first = self.bandwidth(splits, first.blocks, 1, BANDWIDTHS, first.h)
         best = self.bandwidth(splits, first.blocks, partitions, BANDWIDTHS, first.h)
         if self.auto.partitions is not None:
             return best
