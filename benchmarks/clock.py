@@ -119,21 +119,30 @@ class Results:
         self.lines = [{"question": question, **machine()}]
         chosen = {key: values for key, values in only.items() if values}
         old = out.read_text().splitlines()[1:] if chosen and out and out.exists() else []
-        self.old = [json.loads(line) for line in old]
+        self.lines += map(json.loads, old)
+        self.old = {self._about(line): line for line in self.lines[1:]}
+        self.place = len(self.lines)
         print(json.dumps(self.lines[0]))
 
     def add(self, **entry: Any) -> None:
-        """Print and keep one measurement; the file is replaced whole."""
+        """Print and keep one measurement; the file is replaced whole.
+
+        In its old place, else behind the last one of the same data, else at the end.
+        """
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in entry.items()}
-        self.lines.append(rounded)
+        old = self.old.pop(self._about(rounded), None)
+        if old is not None:
+            self.place = self.lines.index(old)
+        elif self.lines[self.place - 1].get("data") != entry.get("data"):
+            self.place = len(self.lines)
+        self.lines[self.place : self.place + (old is not None)] = [rounded]
+        self.place += 1
         print("  ".join(f"{k}={v}" for k, v in rounded.items()), flush=True)
         if self.out:
-            about = lambda e: (e.get("data"), e.get("rival"), e.get("variant"))
-            places = {key: place for place, key in enumerate(map(about, self.old))}
-            new = set(map(about, self.lines[1:]))
-            kept = [e for e in self.old if about(e) not in new]
-            place = lambda e: places.get(about(e), len(places))
-            lines = [self.lines[0], *sorted(kept + self.lines[1:], key=place)]
             aside = self.out.with_suffix(".tmp")
-            aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            aside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
             os.replace(aside, self.out)
+
+    @staticmethod
+    def _about(line: dict[str, Any]) -> tuple[Any, ...]:
+        return line.get("data"), line.get("rival"), line.get("variant")

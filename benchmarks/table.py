@@ -125,14 +125,23 @@ def pipeline() -> list[str]:
     return table
 
 
-def best_of(rows: list[dict], name: str, rank) -> set[str]:
+RANKS = {  # how far from the best: the least is the best
+    "sliced_wasserstein": lambda v: v,
+    "classifier": lambda v: max(v, 0.5),
+    "column_kl": lambda v: v,
+    "memorisation": lambda v: max(v, 0.5),
+    "log_likelihood": lambda v: -v,
+}
+
+
+def best_of(rows: list[dict], name: str) -> set[str]:
     """Return the rival whose figure is the best, and those that differ by less than two standard errors.
 
     Of a difference of two figures with the best's own error: a rival's outliers must not excuse it. What
     chance explains (``*_threshold``: of copying, of the distance of equal laws) is as good as the best.
     """
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
-    rows = [row for row in rows if name in row and not paper(row)]
+    rows, rank = [row for row in rows if name in row and not paper(row)], RANKS[name]
     first = min(rows, key=lambda row: rank(row[name]))
     least = rank(first[name]) + 2 * math.sqrt(2) * own_error(rows, first, name)
     chance = rank(first.get(f"{name}_threshold", first[name]))
@@ -154,28 +163,28 @@ def own_error(rows: list[dict], row: dict, name: str) -> float:
 
 
 def rivals() -> list[str]:
-    columns = {  # how far from the best, for the bold face
-        "sliced_wasserstein": ("SW", lambda v: v),
-        "classifier": ("classifier", lambda v: max(v, 0.5)),
-        "column_kl": ("KL", lambda v: v),
-        "memorisation": ("nearer", lambda v: max(v, 0.5)),
-        "log_likelihood": ("log p, nats", lambda v: -v),
-        "training_seconds": ("training, s", None),
-        "sampling_seconds": ("100,000 draws, s", None),
-        "wild": ("wild draws", None),
-        "full_size_hours": ("full size, h", None),
+    columns = {
+        "sliced_wasserstein": "SW",
+        "classifier": "classifier",
+        "column_kl": "KL",
+        "memorisation": "nearer",
+        "log_likelihood": "log p, nats",
+        "training_seconds": "training, s",
+        "sampling_seconds": "100,000 draws, s",
+        "wild": "wild draws",
+        "full_size_hours": "full size, h",
     }
     entries = read("rivals.jsonl")
     for entry in entries:
         entry["wild"] = entry.get("nonfinite", 0) + entry.get("beyond_100_deviations", 0)
-    table = ["| | " + " | ".join(title for title, _ in columns.values()) + " |"]
+    table = ["| | " + " | ".join(columns.values()) + " |"]
     table.append("|---" * (len(columns) + 1) + "|")
     for data in dict.fromkeys(entry["data"] for entry in entries):
         rows = [entry for entry in entries if entry["data"] == data]
         about = f"**{data.replace('_', ' ')}**, {rows[0]['rows']:,} rows, d = {rows[0]['d']}"
         table.append(f"| {about} |" + " |" * len(columns))
         fair = [row for row in rows if "failed" not in row and row["rival"] != REFERENCE]
-        best = {name: best_of(fair, name, rank) for name, (_, rank) in columns.items() if rank}
+        best = {name: best_of(fair, name) for name in RANKS}
         for row in rows:
             if "failed" in row:
                 table.append(
@@ -184,7 +193,7 @@ def rivals() -> list[str]:
                 continue
             cells = []
             for name in columns:
-                hidden = row["rival"] == REFERENCE and columns[name][1] is None
+                hidden = row["rival"] == REFERENCE and name not in RANKS
                 text = "" if hidden or name not in row else figure(row[name])
                 if text and name == "log_likelihood" and "paper" in row["rival"]:
                     text = f"({text})"  # of its law: the network has none
@@ -203,10 +212,7 @@ def front() -> list[str]:
     }
     out = ["| | " + " | ".join(tables.values()) + " |", "|---" * (len(tables) + 1) + "|"]
     done = [e for e in entries if "failed" not in e and e["rival"] != REFERENCE]
-    best = {
-        t: best_of([e for e in done if e["data"] == t], "classifier", lambda v: max(v, 0.5))
-        for t in tables
-    }
+    best = {t: best_of([e for e in done if e["data"] == t], "classifier") for t in tables}
     names = dict.fromkeys(e["rival"] for e in entries if e["rival"] != REFERENCE)
     for rival in sorted(names, key=lambda name: not name.startswith("mcscore")):
         cells = []
@@ -220,6 +226,31 @@ def front() -> list[str]:
             text = f"**{text}**" if rival in best[table] else text
             cells.append(f"{text} ({entry['training_seconds']:.0f} s)")
         out.append(f"| {rival} | " + " | ".join(cells) + " |")
+    return out
+
+
+def in_time() -> list[str]:
+    """A line per rival, a column per table of up to 12: the best of ours that trains no longer."""
+    entries = [e for e in read("rivals.jsonl") if e["d"] <= 12 and "failed" not in e]
+    ours = [e for e in entries if e["rival"].startswith("mcscore")]
+    theirs = [e for e in entries if e not in ours and e["rival"] != REFERENCE]
+    tables = dict.fromkeys(e["data"].replace("_", " ") for e in entries)
+    out = ["| | " + " | ".join(tables) + " |", "|---" * (len(tables) + 1) + "|"]
+    for name in dict.fromkeys(e["rival"] for e in theirs):
+        cells = []
+        for rival in (e for e in theirs if e["rival"] == name):
+            found = {}
+            for own in (e for e in ours if e["data"] == rival["data"]):
+                if own["training_seconds"] <= rival["training_seconds"]:
+                    best = [best_of([own, rival], m) for m in ("sliced_wasserstein", "classifier")]
+                    found[own["rival"]] = [0 if len(b) == 2 else 1 - 2 * (name in b) for b in best]
+            if not found:
+                cells.append("none")
+                continue
+            own = max(found, key=lambda own: (min(found[own]), sum(found[own])))
+            words = ", ".join(("equal", "first", "behind")[verdict] for verdict in found[own])
+            cells.append(f"{own.removeprefix('mcscore, ')}: {words}")
+        out.append(f"| {name} | " + " | ".join(cells) + " |")
     return out
 
 
@@ -265,5 +296,6 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "generator", generator())
     write(ROOT / "docs/experiments.md", "reproduce", reproduced())
     write(ROOT / "docs/experiments.md", "rivals", rivals())
+    write(ROOT / "docs/experiments.md", "in time", in_time())
     write(ROOT / "README.md", "rivals", front())
     write(ROOT / "docs/experiments.md", "pipeline", pipeline())

@@ -341,10 +341,8 @@ def mixture(
         tied=spread.share,
         **evidence,
     )
-    return Mixture(
-        jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype)), blocks),
-        jnp.asarray(width(blocks), dtype),
-        jnp.asarray(variance(blocks), dtype),
-        fitted if spread.ties is None else replace(fitted, ties=spread.ties),
-        report,
-    )
+    arrays = jax.tree.map(lambda a: np.asarray(a, dtype), (blocks, width(blocks), variance(blocks)))
+    if spread.ties is not None:
+        fitted = replace(fitted, ties=spread.ties)
+    on_device = jax.device_put(arrays)  # no program for every new shape
+    return Mixture(*on_device, frame=fitted, report=report)

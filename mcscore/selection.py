@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
@@ -161,9 +160,9 @@ def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
 
 
 def _on_device(blocks: Any) -> Any:
-    """Return arrays in JAX's precision, cast on the host: no program for every new shape."""
+    """Return arrays in JAX's precision, cast on the host: ``asarray`` compiles for every new shape."""
     dtype = jax.dtypes.canonicalize_dtype(float)
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype)), blocks)
+    return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), blocks))
 
 
 def _rounded_up(blocks: Blocks) -> Blocks:

@@ -45,6 +45,8 @@ def test_lines_not_run_again_stay_in_their_places(tmp_path, monkeypatch):
     assert found == [("a", "x", 2), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("c", "x", 2)]
     kept = run(3, [("b", "x")], data=["b"])  # interrupted before ("b", "y"): that line stays
     assert kept == [("a", "x", 2), ("a", "y", 1), ("b", "x", 3), ("b", "y", 1), ("c", "x", 2)]
+    new = run(3, [("a", "x"), ("a", "z")], data=["a"])  # a new rival: behind the one before it
+    assert new == [("a", "x", 3), ("a", "z", 3), ("a", "y", 1), *kept[2:]]
     assert run(4, names[:1], data=None) == [("a", "x", 4)]
 
 
