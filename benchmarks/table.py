@@ -181,6 +181,7 @@ def rivals() -> list[str]:
     table.append("|---" * (len(columns) + 1) + "|")
     for data in dict.fromkeys(entry["data"] for entry in entries):
         rows = [entry for entry in entries if entry["data"] == data]
+        rows.sort(key=lambda entry: not entry["rival"].startswith("mcscore"))
         about = f"**{data.replace('_', ' ')}**, {rows[0]['rows']:,} rows, d = {rows[0]['d']}"
         table.append(f"| {about} |" + " |" * len(columns))
         fair = [row for row in rows if "failed" not in row and row["rival"] != REFERENCE]
