@@ -116,7 +116,7 @@ def pipeline() -> list[str]:
         if entry["kind"] == "growth":
             digits, label = 2, f"*growth over {entry['over']}*"
         elif entry["kind"] == "pipeline":
-            digits, size = 0, f"{entry['rows']:,} rows, d = {entry.get('columns', 8)}"
+            digits, size = 0, f"{entry['rows']:,} rows, d = {entry['columns']}"
             label = f"{size}, {entry['pairs']:,} pairs, width {entry['width']}"
         else:
             continue
@@ -230,6 +230,12 @@ def front() -> list[str]:
     return out
 
 
+def against(own: dict, rival: dict) -> list[int]:
+    """Return whether ours is behind (0), equal (1) or first (2), in distance and classifier."""
+    best = [best_of([own, rival], name) for name in ("sliced_wasserstein", "classifier")]
+    return [1 if len(names) == 2 else 2 * (own["rival"] in names) for names in best]
+
+
 def in_time() -> list[str]:
     """A line per rival, a column per table of up to 12: the best of ours that trains no longer."""
     entries = [e for e in read("rivals.jsonl") if e["d"] <= 12 and "failed" not in e]
@@ -240,17 +246,17 @@ def in_time() -> list[str]:
     for name in dict.fromkeys(e["rival"] for e in theirs):
         cells = []
         for rival in (e for e in theirs if e["rival"] == name):
-            found = {}
-            for own in (e for e in ours if e["data"] == rival["data"]):
-                if own["training_seconds"] <= rival["training_seconds"]:
-                    best = [best_of([own, rival], m) for m in ("sliced_wasserstein", "classifier")]
-                    found[own["rival"]] = [0 if len(b) == 2 else 1 - 2 * (name in b) for b in best]
-            if not found:
-                cells.append("none")
-                continue
-            own = max(found, key=lambda own: (min(found[own]), sum(found[own])))
-            words = ", ".join(("equal", "first", "behind")[verdict] for verdict in found[own])
-            cells.append(f"{own.removeprefix('mcscore, ')}: {words}")
+            found = {
+                own["rival"].removeprefix("mcscore, "): against(own, rival)
+                for own in ours
+                if own["data"] == rival["data"]
+                and own["training_seconds"] <= rival["training_seconds"]
+            }
+            best = max(found, key=lambda own: (min(found[own]), sum(found[own])), default=None)
+            words = ", ".join(
+                ("behind", "equal", "first")[verdict] for verdict in found.get(best, ())
+            )
+            cells.append(f"{best}: {words}" if found else "none")
         out.append(f"| {name} | " + " | ".join(cells) + " |")
     return out
 

@@ -22,6 +22,15 @@ def like(parameter: Any, x: Any) -> Any:
     return library_of(x).asarray(parameter, dtype=x.dtype)
 
 
+def on_device(arrays: Any, dtype: Any = None) -> Any:
+    """Return a pytree of NumPy arrays as JAX's, cast on the host to ``dtype``, JAX's default float if None.
+
+    No program is compiled for new shapes, as ``jnp.asarray`` does.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(dtype or float)
+    return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), arrays))
+
+
 def in_chunks(function: Callable[[Any], Any], x: Any) -> Any:
     """Return ``function(x)``, of a large NumPy table computed in chunks of its rows."""
     if library_of(x) is jnp or len(x) <= CHUNK:

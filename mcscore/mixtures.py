@@ -19,13 +19,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore import conditioning
+from mcscore.calibration import calibrated
+from mcscore.columns import on_device
 from mcscore.draws import draw, pick_rows
 from mcscore.frames import Affine, Identity  # noqa: F401 (doctests)
 from mcscore.jet import Blocks, stream
 from mcscore.kernels import Dirac, Isotropic, Kernel, Whitened  # noqa: F401 (doctests)
 from mcscore.moments import variance, width
 from mcscore.report import Report
-from mcscore.selection import Auto, calibrated, choose
+from mcscore.selection import Auto, choose
 from mcscore.shown import shapes
 from mcscore.tables import as_table, as_weights, is_traced, is_zero, rounded_up
 from mcscore.ties import Dequantized, dequantized
@@ -341,8 +343,7 @@ def mixture(
         tied=spread.share,
         **evidence,
     )
-    arrays = jax.tree.map(lambda a: np.asarray(a, dtype), (blocks, width(blocks), variance(blocks)))
     if spread.ties is not None:
         fitted = replace(fitted, ties=spread.ties)
-    on_device = jax.device_put(arrays)  # no program for every new shape
-    return Mixture(*on_device, frame=fitted, report=report)
+    law = on_device((blocks, width(blocks), variance(blocks)), dtype)
+    return Mixture(*law, frame=fitted, report=report)

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.nn import logsumexp
 
+from mcscore.calibration import SMALL, calibrated
 from mcscore.clustering import FITTING_ROWS, Clustering, assignments, clusterings
-from mcscore.conditioning import tails
+from mcscore.columns import on_device
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
@@ -34,10 +34,8 @@ from mcscore.kernels import (
 from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SMALL = 1500  # rows: below, likelihoods are too noisy for fine choices
 CLEARLY = 0.01  # nats
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
-CALIBRATING_ROWS = 200_000  # of larger laws, a part of the rows gives the marginals
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
 
@@ -118,7 +116,7 @@ class _Split:
             self.clusters[blocks, partitions] = shrunk_clusters(self.x, self.weights, labels)
         clusters, most_rows = self.clusters[blocks, partitions], self.auto.most_rows
         laid = clustered_blocks(self.x, self.weights, clusters, h, 1024, most_rows=most_rows)
-        return _on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
+        return on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
     def score(self, blocks: int, partitions: int, h: float) -> float:
         """Return the mean held-out log-likelihood."""
@@ -159,12 +157,6 @@ def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
     return stream(y, 1.0, 0.0, blocks).log_p
 
 
-def _on_device(blocks: Any) -> Any:
-    """Return arrays in JAX's precision, cast on the host: ``asarray`` compiles for every new shape."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), blocks))
-
-
 def _rounded_up(blocks: Blocks) -> Blocks:
     """Return the same law in shapes of powers of two, so that trials share compiled programs."""
     rows, log_weights, *others = jax.tree.leaves(blocks)
@@ -182,31 +174,6 @@ def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:
 def _power_of_two(size: int) -> int:
     """Return the least that is at least ``size`` and 64."""
     return max(64, 2 ** (size - 1).bit_length())
-
-
-def calibrated(frame: Any, blocks: Blocks, x: np.ndarray, weights: np.ndarray) -> Any:
-    """Return ``frame`` made to fit the blocks' law of the rows ``x`` (see ``Frame.calibrated``).
-
-    Unchanged for up to 1,500 rows, whose own marginals are not known well enough.
-    """
-    if len(x) <= SMALL:
-        return frame
-    law = _on_device(_thinned(blocks))
-
-    def of_law(onto: np.ndarray, at: np.ndarray) -> np.ndarray:
-        return np.asarray(tails(law, *_on_device((onto, at))))
-
-    return frame.calibrated(of_law, x, weights)
-
-
-def _thinned(blocks: Blocks) -> Blocks:
-    """Return the law of every m-th row of each block, so that about ``CALIBRATING_ROWS`` are left."""
-    every = -(-blocks.log_weights.size // CALIBRATING_ROWS)
-    if every == 1:
-        return blocks
-    kept = blocks.log_weights[:, ::every]
-    missing = logsumexp(blocks.log_weights, 1) - logsumexp(kept, 1)
-    return replace(blocks, rows=blocks.rows[:, ::every], log_weights=kept + missing[:, None])
 
 
 def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
@@ -282,15 +249,16 @@ class _Search:
         partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
         if first.blocks == 1:
             partitions = 1
-        if len(splits[0].x) > FITTING_ROWS:  # trials so far were of clusters found in haste
+        if hasty := len(splits[0].x) > FITTING_ROWS:  # the clusters of the trials so far
             for split in splits:
                 split.found.clear()
                 split.clusters.clear()
             _cluster(splits, [first.blocks], partitions, thorough=True)
-            first = self.bandwidth(splits, first.blocks, 1, BANDWIDTHS, first.h)
         best = self.bandwidth(splits, first.blocks, partitions, BANDWIDTHS, first.h)
         if self.auto.partitions is not None:
             return best
+        if hasty:
+            first = self.bandwidth(splits, first.blocks, 1, BANDWIDTHS, best.h)
         fewer = [first]  # one clustering may be a better one than the rest
         if 0 < (whole := self.auto.most_rows // n) < partitions:  # of which none leaves rows out
             fewer.append(self.bandwidth(splits, first.blocks, whole, BANDWIDTHS, best.h))

@@ -55,3 +55,17 @@ def key():
 def tol():
     """Return the tolerance that fits the precision of this run."""
     return lambda double, single: double if X64 else single
+
+
+@pytest.fixture
+def compiled():
+    """Names of the events of programs compiled so far in the test."""
+    found = []
+
+    def listen(event, *_, **__):
+        if "backend_compile" in event:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)

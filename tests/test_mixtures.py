@@ -140,3 +140,12 @@ def test_frames_invert_and_know_their_jacobian(name, tol):
     np.testing.assert_allclose(frame.log_det(jnp.asarray(x[:5])), expected, atol=tol(1e-10, 1e-4))
     if name != "identity":
         np.testing.assert_allclose(frame.forward(x).std(0), 1, rtol=1e-6)
+
+
+def test_a_law_of_any_shape_compiles_nothing(compiled):
+    jax.random.key(0)
+    compiled.clear()
+    for n in (137, 211):
+        x = np.random.default_rng(0).standard_normal((n, 3))
+        mcs.mixture(x, kernel=mcs.Local(0.7, 3), frame=mcs.Affine(whiten=True))
+    assert not compiled

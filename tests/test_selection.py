@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
-from mcscore import jet, selection
+from mcscore import clustering, jet, selection
 from mcscore.clustering import clusterings
+from mcscore.columns import on_device
 from mcscore.draws import draw
 from mcscore.kernels import clustered_blocks, shrunk_clusters
-from mcscore.selection import Trial, _climb, _on_device, _rounded_up
+from mcscore.selection import Trial, _climb, _rounded_up
 from tests.reference import two_clusters
 
 RNG = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def test_shapes_of_powers_of_two_hold_the_same_law(key, tol):
     assert blocks.log_weights.shape != rounded.log_weights.shape
     assert all(size.bit_count() == 1 for size in rounded.log_weights.shape)
     points = jnp.asarray(x[:20])
-    laws = [_on_device(b) for b in (blocks, rounded)]
+    laws = [on_device(b) for b in (blocks, rounded)]
     exact, found = (jet.stream(points, 1.0, 0.0, law).log_p for law in laws)
     np.testing.assert_allclose(found, exact, atol=tol(1e-12, 1e-5))
     drawn = np.asarray(draw(key, laws[1], 4000))
@@ -124,6 +125,26 @@ def test_auto_searches_a_part_of_many_rows_and_lays_out_all(monkeypatch):
     assert np.count_nonzero(np.isfinite(log_weights)) <= 1000
     mean = law.frame.inverse(np.exp(log_weights)[None] @ points)[0]
     np.testing.assert_allclose(mean, x.mean(0), atol=1e-5)  # of all rows, not of the part
+
+
+def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
+    for module in (selection, clustering):
+        monkeypatch.setattr(module, "FITTING_ROWS", 500)
+    monkeypatch.setattr(clustering, "ENDING_ROWS", 1500)
+    seen, cluster = [], clustering._cluster
+
+    def counted(x, blocks, seed, *, thorough):
+        seen.append((blocks, thorough))
+        return cluster(x, blocks, seed, thorough=thorough)
+
+    monkeypatch.setattr(clustering, "_cluster", counted)
+    x = two_clusters(2000)[RNG.permutation(2000)]
+    kernel = mcs.mixture(x, kernel=mcs.Auto(frames=(mcs.Affine(),), most_blocks=8)).report.kernel
+    chosen = {blocks for blocks, thorough in seen if thorough}
+    assert len({blocks for blocks, _ in seen}) > len(chosen) == 1
+    assert f"blocks={chosen.pop()}," in kernel
+    labels = [cluster(x, 8, 0, thorough=thorough).labels for thorough in (False, True)]
+    assert (labels[0] != labels[1]).any()  # EM went on, with more rows
 
 
 def test_auto_trusts_no_single_clustering_of_a_small_table():

@@ -16,7 +16,8 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "files", "fused", "shown", "posterior", "jet", "solvers", "splines", "columns", "ties",
     "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
-    "conditioning", "moments", "packing", "kernels", "selection", "report", "mixtures", "fields", "flow",
+    "conditioning", "calibration", "moments", "packing", "kernels", "selection", "report", "mixtures",
+    "fields", "flow",
     "pairs", "density", "networks", "generator", "training", "refinement", "pipeline", "published",
     "comparison", "judging", "reproduce", "demo", "cli", "sklearn",
 ]  # fmt: skip
