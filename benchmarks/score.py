@@ -179,7 +179,7 @@ def main() -> None:
         entries = {"mcscore.score": lambda: mcs.score(jy, T, law, SCHEDULE)}  # noqa: B023
         if min(b, n) >= 1000 and n <= 20_000:
             labels = rng.integers(0, 4, n)
-            from mcscore.kernels import clustered_blocks, shrunk_clusters
+            from mcscore.covariances import clustered_blocks, shrunk_clusters
             from mcscore.mixtures import BLOCK_ROWS
 
             table, weights = x.astype(float), np.full(n, 1 / n)

@@ -327,6 +327,7 @@ def mixture(
         fitted, blocks = choice.fitted, choice.blocks
         evidence = choice.evidence
     else:
+        kernel = kernel.by_rule(1 / np.sum(weights**2), table.shape[1])
         given = hasattr(chosen, "forward")
         fitted = chosen if given else chosen.fit(table, weights)
         blocks = kernel.lay_out(fitted.forward(table), weights, block_rows)

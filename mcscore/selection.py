@@ -19,18 +19,11 @@ import numpy as np
 from mcscore.calibration import SMALL, calibrated
 from mcscore.clustering import FITTING_ROWS, Clustering, assignments, clusterings
 from mcscore.columns import on_device
+from mcscore.covariances import Clusters, clustered_blocks, shrunk_clusters
 from mcscore.draws import draw
 from mcscore.frames import Affine, Gaussianize
 from mcscore.jet import Blocks, stream
-from mcscore.kernels import (
-    MOST_ROWS,
-    Clusters,
-    Kernel,
-    Local,
-    clustered_blocks,
-    shrunk_clusters,
-    usual_blocks,
-)
+from mcscore.kernels import MOST_ROWS, Kernel, Local, scott, usual_blocks
 from mcscore.metrics import memorisation
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -203,10 +196,12 @@ class _Search:
         blocks: int,
         partitions: int,
         grid: Sequence[float],
-        start: float,
+        start: float | None = None,
     ) -> Trial:
-        """Return the best trial over ``grid``, climbing from the bandwidth nearest to ``start``."""
+        """Return the best trial over ``grid``, climbing from ``start``, by default Scott's."""
         _cluster(splits, [blocks], partitions)
+        rows, d = splits[0].x.shape
+        start = scott(rows / blocks, d) if start is None else start
         frame = type(splits[0].frame).__name__
 
         def trial(h: float) -> Trial:
@@ -220,8 +215,7 @@ class _Search:
         """Return the best frame, given splits in each."""
         _cluster([split for splits in by_frame for split in splits], [blocks], self.several)
         found = [
-            self.bandwidth(splits, blocks, self.several, BANDWIDTHS[2::2], 0.8)
-            for splits in by_frame
+            self.bandwidth(splits, blocks, self.several, BANDWIDTHS[2::2]) for splits in by_frame
         ]
         return by_frame[int(np.argmax([best.log_likelihood for best in found]))][0].frame
 
@@ -240,7 +234,7 @@ class _Search:
 
         def trial(blocks: int) -> Trial:
             partitions = several if blocks > 1 else 1  # one cluster is the same in all of them
-            return self.bandwidth(splits, blocks, partitions, BANDWIDTHS[1::2], 0.7)
+            return self.bandwidth(splits, blocks, partitions, BANDWIDTHS[1::2])
 
         return _climb(trial, numbers, start)
 

@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import gaussian_kde
 
 import mcscore as mcs
 from mcscore.clustering import clusterings
+from mcscore.covariances import clustered_blocks, shrunk_clusters
 from mcscore.draws import draw
-from mcscore.kernels import clustered_blocks, shrunk_clusters
 from mcscore.packing import block_size, equal_share
 from tests import reference
 from tests.conftest import X64
@@ -145,7 +146,7 @@ def test_a_wide_kernel_needs_few_rows(monkeypatch, key):
     """Rows that the kernel blurs are left out, at a Kullback-Leibler divergence of about 0.002 nats."""
     x, kernel = two_clusters(n=4000), mcs.Local(0.9, blocks=2, partitions=1)
     few = mcs.mixture(x, kernel=kernel)
-    monkeypatch.setattr(mcs.kernels, "BLURRED", 1e-9)
+    monkeypatch.setattr(mcs.covariances, "BLURRED", 1e-9)
     every = mcs.mixture(x, kernel=kernel)
     stored = [np.isfinite(law.blocks.log_weights).sum() for law in (few, every)]
     assert stored[0] < 200 and stored[1] == 4000
@@ -231,11 +232,21 @@ def test_clusters_share_what_may_be_stored():
     np.testing.assert_allclose(np.exp(law.blocks.log_weights).sum(), 1, rtol=1e-5)
 
 
-def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column():
+def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column_and_scotts_bandwidth():
     x = two_clusters()
-    law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(0.8, 11)))
     assert int(np.sqrt(400 / 3)) == 11
+    scott = (400 / 11) ** (-1 / 7)
+    law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(scott, 11)))
     np.testing.assert_array_equal(law.blocks.variances, same.blocks.variances)
+    assert law.report.kernel == same.report.kernel == repr(mcs.Local(scott, 11))
+
+
+def test_whitened_by_rule_is_scipys_kernel_density_of_weighted_rows():
+    x, weights = two_clusters(), np.random.default_rng(0).uniform(0.1, 1, 400)
+    law = mcs.mixture(x, kernel=mcs.Whitened(), weights=weights)
+    expected = gaussian_kde(x.T, weights=weights)  # its bandwidth is Scott's rule
+    np.testing.assert_allclose(law.log_prob(x), expected.logpdf(x.T), atol=0.05)  # shrunk covariance
+    assert law.report.kernel == repr(mcs.Whitened(float(expected.factor)))
 
 
 def test_padding_stays_small():

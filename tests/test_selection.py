@@ -11,8 +11,8 @@ import mcscore as mcs
 from mcscore import clustering, jet, selection
 from mcscore.clustering import clusterings
 from mcscore.columns import on_device
+from mcscore.covariances import clustered_blocks, shrunk_clusters
 from mcscore.draws import draw
-from mcscore.kernels import clustered_blocks, shrunk_clusters
 from mcscore.selection import Trial, _climb, _rounded_up
 from tests.reference import two_clusters
 

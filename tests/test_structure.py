@@ -16,10 +16,9 @@ ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
     "schedules", "files", "fused", "shown", "posterior", "jet", "solvers", "splines", "columns", "ties",
     "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
-    "conditioning", "calibration", "moments", "packing", "kernels", "selection", "report", "mixtures",
-    "fields", "flow",
-    "pairs", "density", "networks", "generator", "training", "refinement", "pipeline", "published",
-    "comparison", "judging", "reproduce", "demo", "cli", "sklearn",
+    "conditioning", "calibration", "moments", "packing", "covariances", "kernels", "selection", "report",
+    "mixtures", "fields", "flow", "pairs", "density", "networks", "generator", "training", "refinement",
+    "pipeline", "published", "comparison", "judging", "reproduce", "demo", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
     "schedules", "files", "fused", "shown", "solvers", "splines", "columns", "metrics", "uci", "plotting",
