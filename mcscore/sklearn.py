@@ -22,9 +22,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):
     """Density estimation by the law that ``mcscore.mixture`` builds: closed form, no training.
 
     Args:
-        bandwidth: Share of each cluster's spread that is kernel, in (0, 1]; None chooses it by held-out
-            likelihood, with frame and clusters (``mcscore.Auto``).
-        blocks: Clusters, where a bandwidth is given.
+        bandwidth: Share of each cluster's spread that is kernel, in (0, 1], or ``"scott"`` for Scott's rule;
+            None chooses it by held-out likelihood, with frame and clusters (``mcscore.Auto``).
+        blocks: Clusters, where a bandwidth is given; None for as many as each has rows per column.
         partitions: Independent clusterings whose laws are averaged, where a bandwidth is given.
         frame: ``"affine"`` or ``"gaussianize"``, where a bandwidth is given.
         random_state: Seed of clusterings and splits.
@@ -41,9 +41,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):
 
     def __init__(
         self,
-        bandwidth: float | None = None,
+        bandwidth: float | str | None = None,
         *,
-        blocks: int = 1,
+        blocks: int | None = 1,
         partitions: int = 1,
         frame: str = "affine",
         random_state: Any = None,
@@ -66,8 +66,11 @@ class ScoreDensity(DensityMixin, BaseEstimator):
             kernel, frame = Auto(seed=seed), None
         elif self.frame not in FRAMES:
             raise ValueError(f"frame: expected one of {sorted(FRAMES)}, got {self.frame!r}")
+        elif isinstance(self.bandwidth, str) and self.bandwidth != "scott":
+            raise ValueError(f"bandwidth: expected a number or 'scott', got {self.bandwidth!r}")
         else:
-            kernel = Local(self.bandwidth, self.blocks, self.partitions, seed=seed)
+            h = None if self.bandwidth == "scott" else self.bandwidth
+            kernel = Local(h, self.blocks, self.partitions, seed=seed)
             frame = FRAMES[self.frame]
         self.mixture_ = mixture(X, kernel=kernel, frame=frame, weights=sample_weight)
         return self

@@ -51,6 +51,16 @@ def test_is_the_mixture():
     np.testing.assert_allclose(np.cov(draws.T), np.cov(X.T), rtol=0.1)
 
 
+def test_scotts_rule_by_name():
+    clusters = int(np.sqrt(len(X) / X.shape[1]))
+    h = (len(X) / clusters) ** (-1 / (X.shape[1] + 4))
+    one, other = (
+        ScoreDensity(bandwidth, blocks=blocks, random_state=0).fit(X)
+        for bandwidth, blocks in (("scott", None), (h, clusters))
+    )
+    np.testing.assert_allclose(one.score_samples(X), other.score_samples(X), rtol=1e-5)
+
+
 def test_grid_search_in_a_pipeline_prefers_a_reasonable_bandwidth():
     pipe = make_pipeline(StandardScaler(), ScoreDensity(0.5, blocks=2, random_state=0))
     search = GridSearchCV(pipe, {"scoredensity__bandwidth": [0.02, 0.7]}, cv=3).fit(X)
@@ -67,6 +77,8 @@ def test_weights_count():
 def test_bad_parameters_are_named():
     with pytest.raises(ValueError, match="frame: expected one of"):
         ScoreDensity(0.5, frame="polar").fit(X)
+    with pytest.raises(ValueError, match="bandwidth: expected a number or 'scott', got 'silver'"):
+        ScoreDensity("silver").fit(X)
     with pytest.raises(ValueError, match="h: expected at most 1"):
         ScoreDensity(2.0).fit(X)
     assert clone(ScoreDensity(0.3, blocks=4)).get_params()["blocks"] == 4
