@@ -29,7 +29,7 @@ from mcscore.moments import variance, width
 from mcscore.report import Report
 from mcscore.selection import Auto, choose
 from mcscore.shown import shapes
-from mcscore.tables import as_table, as_weights, is_traced, is_zero, rounded_up
+from mcscore.tables import as_table, as_weights, is_traced, is_zero, rounded_up, warn_of_units
 from mcscore.ties import Dequantized, dequantized
 
 BLOCK_ROWS = 1024
@@ -299,7 +299,7 @@ def mixture(
         kernel: Which Gaussian each row carries.
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
         frame: Coordinates of the law (``Identity()``, ``Affine()``, ``Gaussianize()``), fitted to ``x``;
-            by default the identity, or what ``Auto()`` chooses.
+            by default what ``Auto()`` chooses, else the identity (columns of different units need more).
         block_rows: Rows evaluated together, at most.
 
     Raises:
@@ -313,6 +313,8 @@ def mixture(
     table, dtype = as_table(x)
     weights = as_weights(weights, len(table))
     table, weights = table[weights > 0], weights[weights > 0]
+    if frame is None and not isinstance(kernel, Auto | Dirac):
+        warn_of_units(table)
     frames = kernel.frames if isinstance(kernel, Auto) and frame is None else (frame or Identity(),)
     spread = Dequantized(table, {}, None)
     if any(getattr(candidate, "dequantize", False) for candidate in frames):
@@ -322,17 +324,15 @@ def mixture(
     evidence: dict[str, Any] = {}
     chosen: Any = frames[0]
     if isinstance(kernel, Auto):
-        choice = choose(table, weights, kernel, frames, block_rows)
-        chosen, kernel = choice.frame, choice.kernel
-        fitted, blocks = choice.fitted, choice.blocks
-        evidence = choice.evidence
+        chosen, kernel, fitted, blocks, evidence = choose(
+            table, weights, kernel, frames, block_rows
+        )
     else:
         kernel = kernel.by_rule(1 / np.sum(weights**2), table.shape[1])
         given = hasattr(chosen, "forward")
         fitted = chosen if given else chosen.fit(table, weights)
         blocks = kernel.lay_out(fitted.forward(table), weights, block_rows)
-        if not given:
-            fitted = calibrated(fitted, blocks, table, weights)
+        fitted = fitted if given else calibrated(fitted, blocks, table, weights)
     kept = np.isfinite(blocks.log_weights)
     report = Report(
         rows=len(table),

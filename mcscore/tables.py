@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -50,6 +51,18 @@ def as_weights(weights: Any, n: int) -> np.ndarray:
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError("weights: expected finite, non-negative numbers, not all zero")
     return weights / weights.sum()
+
+
+def warn_of_units(table: np.ndarray) -> None:
+    """Warn where one column spreads a thousand times as far as another: no one kernel fits both."""
+    spreads = table.std(0)
+    wide, narrow = int(spreads.argmax()), int(np.where(spreads > 0, spreads, np.inf).argmin())
+    if spreads[wide] > 1000 * spreads[narrow] > 0:
+        warnings.warn(
+            f"x: column {wide} spreads {spreads[wide] / spreads[narrow]:.1g} times as far as column "
+            f"{narrow}, whose structure one kernel for both blurs; frame=mcs.Affine() standardises them",
+            stacklevel=3,
+        )
 
 
 def rounded_up(size: int) -> int:

@@ -241,6 +241,17 @@ def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column_and_scot
     assert law.report.kernel == same.report.kernel == repr(mcs.Local(scott, 11))
 
 
+@pytest.mark.parametrize("name", ["pinwheel", "checkerboard"])
+def test_the_rule_is_near_the_best_bandwidth(name, key):
+    points = np.asarray(mcs.datasets.TWO_DIMENSIONAL[name](key, 4000))
+    train, test = np.split((points - points.mean(0)) / points.std(0), 2)
+
+    def score(h):
+        return float(mcs.mixture(train, kernel=mcs.Local(h, partitions=1)).log_prob(test).mean())
+
+    assert score(None) > max(map(score, (0.2, 0.4, 0.6, 0.8, 1.0))) - 0.03
+
+
 def test_whitened_by_rule_is_scipys_kernel_density_of_weighted_rows():
     x, weights = two_clusters(), np.random.default_rng(0).uniform(0.1, 1, 400)
     law = mcs.mixture(x, kernel=mcs.Whitened(), weights=weights)

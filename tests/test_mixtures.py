@@ -149,3 +149,12 @@ def test_a_law_of_any_shape_compiles_nothing(compiled):
         x = np.random.default_rng(0).standard_normal((n, 3))
         mcs.mixture(x, kernel=mcs.Local(0.7, 3), frame=mcs.Affine(whiten=True))
     assert not compiled
+
+
+def test_columns_of_different_units_are_warned_of_unless_a_frame_is_given():
+    x = np.random.default_rng(0).standard_normal((50, 3)) * [1.0, 1e-4, 5.0]
+    with pytest.warns(UserWarning, match=r"column 2 spreads [456]e\+04 times as far as column 1"):
+        mcs.mixture(x, kernel=mcs.Whitened())
+    mcs.mixture(x, kernel=mcs.Whitened(), frame=mcs.Affine())
+    mcs.mixture(x * [1, 1e2, 1], kernel=mcs.Whitened())
+    mcs.mixture(x * [1, 0, 1], kernel=mcs.Isotropic(0.1))  # constant: no spread to compare
