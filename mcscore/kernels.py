@@ -133,7 +133,7 @@ class Local(Kernel):
 
     Args:
         h: Share of each cluster's spread that is kernel, in ``(0, 1]``: towards 0 the law copies the
-            data, 1 is a Gaussian mixture; by default Scott's rule for an average cluster.
+            data, 1 is a Gaussian mixture; by default Scott's rule for the rows stored of an average cluster.
         blocks: Clusters per partition; by default ``sqrt(n / d)``, where `Auto` starts to search.
         partitions: Independent clusterings whose laws are averaged.
         most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
@@ -155,7 +155,8 @@ class Local(Kernel):
     def by_rule(self, rows: float, dimension: int) -> Local:
         """Return the kernel with the usual number of clusters and Scott's bandwidth if it has none."""
         blocks = usual_blocks(rows, dimension) if self.blocks is None else self.blocks
-        h = scott(rows / max(blocks, 1), dimension) if self.h is None else self.h
+        stored = min(rows, self.most_rows / max(self.partitions, 1))
+        h = scott(stored / max(blocks, 1), dimension) if self.h is None else self.h
         return replace(self, h=h, blocks=blocks)
 
     def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
