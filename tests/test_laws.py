@@ -239,7 +239,7 @@ def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column_and_scot
     law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(scott, 11)))
     np.testing.assert_array_equal(law.blocks.variances, same.blocks.variances)
     assert law.report.kernel == same.report.kernel == repr(mcs.Local(scott, 11))
-    fewer = mcs.Local(most_rows=440).by_rule(400, 3)  # 10 rows of each cluster are stored
+    fewer = mcs.Local(most_rows=440).by_rule(400.0, 3)  # 10 rows of each cluster are stored
     assert fewer.h == pytest.approx(10 ** (-1 / 7))
 
 
