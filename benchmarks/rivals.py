@@ -44,13 +44,7 @@ DRAWS = 100_000
 METRICS = ("sliced_wasserstein", "classifier", "column_kl", "memorisation")
 
 
-def law(train, quick) -> Rival:
-    kernel = mcs.Local(0.7, 2) if quick else mcs.Auto()
-    made = mcs.mixture(train, kernel=kernel)
-    return Rival(made.sample, made.log_prob, made.report.kernel)
-
-
-def by_rule(kernel, frame):
+def law(kernel, frame=None):
     def build(train, quick) -> Rival:
         made = mcs.mixture(train, kernel=kernel, frame=frame)
         return Rival(made.sample, made.log_prob, made.report.kernel)
@@ -236,12 +230,10 @@ def main() -> None:
         times = 5 if options.quick else 60
         chance = [judging.chance(*part, times)["sliced_wasserstein_threshold"] for part in divided]
         rivals = {
-            "mcscore, law": law,
-            "mcscore, law by rule": by_rule(mcs.Local(), mcs.Gaussianize()),
-            "mcscore, law by rule, whitened": by_rule(
-                mcs.Local(partitions=2), mcs.Affine(whiten=True)
-            ),
-            "mcscore, kernel density": by_rule(mcs.Whitened(preserve=True), mcs.Affine()),
+            "mcscore, law": law(mcs.Local(0.7, 2) if options.quick else mcs.Auto()),
+            "mcscore, law by rule": law(mcs.Local(), mcs.Gaussianize()),
+            "mcscore, law by rule, whitened": law(mcs.Local(partitions=2), mcs.Affine(whiten=True)),
+            "mcscore, kernel density": law(mcs.Whitened(preserve=True), mcs.Affine()),
             "mcscore, one step": generator,
             "scikit-learn KDE": scikit(kernel_densities, lambda m: f"h = {m.bandwidth}"),
             "scikit-learn Gaussian mixture": scikit(

@@ -34,7 +34,7 @@ from mcscore.jet import Blocks
 from mcscore.packing import balanced_blocks
 
 MOST_ROWS = 1_000_000  # rows stored at most
-Number = Any  # a float to the user, a tracer under jit; None: by rule
+Number = Any  # to the user a number, or None: by rule; a tracer under jit
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Kernel:
     """Base of all kernels."""
 
     def by_rule(self, rows: float, dimension: int) -> Kernel:
-        """Return the kernel for data of that size, nothing left to a rule."""
+        """Return the kernel for so many (effective) rows of so many columns, nothing left to a rule."""
         return self
 
     def lay_out(self, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
         """Return ``x`` (n, d) in blocks of at most ``rows`` rows, arrays in float64.
 
-        ``weights`` (n,) are positive and sum to one.
+        ``weights`` (n,) are positive and sum to one. Nothing is left to a rule (see ``by_rule``).
         """
         raise NotImplementedError
 

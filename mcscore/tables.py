@@ -55,7 +55,7 @@ def as_weights(weights: Any, n: int) -> np.ndarray:
 
 def warn_of_units(table: np.ndarray) -> None:
     """Warn where one column spreads a thousand times as far as another: no one kernel fits both."""
-    spreads = table.std(0)
+    spreads = np.where(np.ptp(table, 0) > 0, table.std(0), 0)  # a constant's may be rounding
     wide, narrow = int(spreads.argmax()), int(np.where(spreads > 0, spreads, np.inf).argmin())
     if spreads[wide] > 1000 * spreads[narrow] > 0:
         warnings.warn(

@@ -258,9 +258,8 @@ def test_whitened_by_rule_is_scipys_kernel_density_of_weighted_rows():
     x, weights = two_clusters(), np.random.default_rng(0).uniform(0.1, 1, 400)
     law = mcs.mixture(x, kernel=mcs.Whitened(), weights=weights)
     expected = gaussian_kde(x.T, weights=weights)  # its bandwidth is Scott's rule
-    np.testing.assert_allclose(
-        law.log_prob(x), expected.logpdf(x.T), atol=0.05
-    )  # shrunk covariance
+    # Ours has a shrunk covariance.
+    np.testing.assert_allclose(law.log_prob(x), expected.logpdf(x.T), atol=0.05)
     assert law.report.kernel == repr(mcs.Whitened(float(expected.factor)))
 
 
