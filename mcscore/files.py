@@ -12,12 +12,17 @@ from pathlib import Path
 def moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that replaces it once the block ends without error.
 
-    The temporary path keeps the suffix, by which some writers choose their format.
+    The temporary path keeps the suffix, by which some writers choose their format. Who may read the file is
+    what the user's umask says (safetensors gives it to its owner alone).
     """
     path = Path(path)
     aside = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode
         yield aside
+        if aside.stat().st_mode != mode:
+            aside.chmod(mode)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

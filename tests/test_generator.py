@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import pickle
+import stat
 import struct
 
 import jax
@@ -155,6 +157,17 @@ def test_saved_and_loaded_are_equal(saved, key):
     assert list(path.parent.iterdir()) == [path]  # nothing left aside
     header = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])
     assert {"versions", "network", "settings", "frame"} <= set(header["__metadata__"])
+
+
+def test_others_may_read_a_file_as_far_as_the_umask_lets_them(saved):
+    gen, path = saved
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(umask)
+        try:
+            gen.save(path)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
