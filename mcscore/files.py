@@ -20,9 +20,9 @@ def moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
     try:
         aside.touch()
         mode = aside.stat().st_mode
+        aside.unlink()  # a block that writes nothing replaces nothing
         yield aside
-        if aside.stat().st_mode != mode:
-            aside.chmod(mode)
+        aside.chmod(mode)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
