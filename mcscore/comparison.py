@@ -24,6 +24,11 @@ class Metric(NamedTuple):
     distance: Callable[[float], float] = float
 
 
+def from_half(share: float) -> float:
+    """Return how bad a share is of which a half is the best: less than that is chance."""
+    return max(share, 0.5)
+
+
 METRICS = (
     Metric("KL per column, mean", "column_kl"),
     Metric("mean, root mean square error over columns (in deviations)", "mean_rms"),
@@ -32,10 +37,12 @@ METRICS = (
     Metric("standard deviation, largest relative error", "std_error"),
     Metric("sliced Wasserstein", "sliced_wasserstein"),
     Metric("MMD², unbiased", "mmd"),
-    Metric("classifier accuracy (0.5 is best)", "classifier", lambda v: max(v, 0.5)),
+    Metric("classifier accuracy (0.5 is best)", "classifier", from_half),
     Metric("held-out log-likelihood of the law, nats", "law_log_likelihood", lambda v: -v),
     Metric("held-out log-likelihood of the generator, nats", "log_likelihood", lambda v: -v),
-    Metric("nearer to training rows (0.5: no copying)", "memorisation", lambda v: max(v, 0.5)),
+    Metric("nearer to training rows (0.5: no copying)", "memorisation", from_half),
+    Metric("labels: classifier accuracy", "label_classifier", from_half),
+    Metric("labels: nearer to training rows", "label_memorisation", from_half),
 )
 
 

@@ -24,17 +24,20 @@ from mcscore.fields import log_density
 from mcscore.files import moved_into_place, write_text
 from mcscore.generator import Generator
 from mcscore.judging import ROWS, chance, judge
+from mcscore.pairs import Pairs
 from mcscore.pipeline import check_table, fit_stages
 from mcscore.published import SCHEDULE, WIDTHS, Settings
 from mcscore.tables import as_table
 
 SAMPLES = 100_000  # drawn and timed, as the paper does
+OF_LABELS = ("classifier", "memorisation")  # the figures of a perfect network
 
 
 class Made(NamedTuple):
     """One column before it is judged; ``own_density`` is None for a generator without a density."""
 
     generator: Generator
+    pairs: Pairs
     law_density: Callable[[np.ndarray], Any]
     own_density: Callable[[np.ndarray], Any] | None
     seconds: dict[str, float]
@@ -194,7 +197,7 @@ def _published(problem: Problem, settings: Settings, seed: int, out: Path, progr
             law.frame.log_det(x)
         )
 
-    return Made(generator, density, None, seconds.known, dict(loss=float(losses[-1])))
+    return Made(generator, pairs, density, None, seconds.known, dict(loss=float(losses[-1])))
 
 
 def _mcscore(problem: Problem, seed: int, progress: bool, options: Mapping[str, Any]) -> Made:
@@ -203,7 +206,7 @@ def _mcscore(problem: Problem, seed: int, progress: bool, options: Mapping[str, 
     notes = dict(kernel=report.kernel, frame=report.frame)
     own = made.generator.log_prob if made.generator.encoder is not None else None
     seconds = {name: value for name, value in made.seconds.items() if name != "density"}
-    return Made(made.generator, made.mixture.log_prob, own, seconds, notes)
+    return Made(made.generator, made.pairs, made.mixture.log_prob, own, seconds, notes)
 
 
 class _Seconds:
@@ -225,14 +228,16 @@ class _Seconds:
 
 
 def _judged(problem: Problem, made: Made, out: Path) -> dict[str, Any]:
-    """Draw, time and judge one generator, and store the draws."""
+    """Draw, time and judge one generator and the labels it learned from; store the draws."""
     key = jax.random.key(1)
     np.asarray(made.generator.sample(key, SAMPLES))  # compile
     start = time.perf_counter()
     samples = np.asarray(made.generator.sample(key, SAMPLES))
     seconds = made.seconds | dict(sampling=time.perf_counter() - start)
     np.save(out / "samples.npy", samples[:ROWS])  # for the figures
-    figures = judge(samples, problem.train, problem.test)
+    labels = judge(np.asarray(made.pairs.labels()), problem.train, problem.test, mmd=False)
+    figures = {f"label_{name}": v for name, v in labels.items() if name.startswith(OF_LABELS)}
+    figures |= judge(samples, problem.train, problem.test)
     test = np.asarray(problem.test)[:ROWS]
     figures["law_log_likelihood"] = float(np.mean(np.asarray(made.law_density(test), np.float64)))
     if made.own_density is not None:

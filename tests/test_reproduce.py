@@ -114,7 +114,7 @@ def done(problem, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_both_columns_have_every_metric(done):
+def test_both_columns_have_every_metric(done, problem):
     out, results = done
     for column in comparison.COLUMNS:
         metrics = results[column]["metrics"]
@@ -124,6 +124,10 @@ def test_both_columns_have_every_metric(done):
         assert {"labels", "training", "sampling", "total"} <= set(results[column]["seconds"])
         assert len(metrics["columns"]["kl"]) == 3
     assert "log_likelihood" not in results["published"]["metrics"]
+    _, pairs = published.label(jax.random.key(0), problem.train, SMALL)
+    by_hand = judging.judge(np.asarray(pairs.labels()), problem.train, problem.test, mmd=False)
+    for name in ("classifier", "memorisation", "memorisation_threshold"):
+        assert results["published"]["metrics"][f"label_{name}"] == pytest.approx(by_hand[name])
     assert results["floor"]["metrics"]["column_kl"] >= 0
     seconds = results["published"]["seconds"]
     assert seconds["total in full size"] == pytest.approx(
@@ -236,6 +240,7 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
         best(memorisation=(0.7, 0.56)) == "mcscore" and best(memorisation=(0.56, 0.4)) == "mcscore"
     )
     assert best(memorisation=(0.5, 0.519)) is None
+    assert best(label_classifier=(0.88, 0.52)) == "mcscore"
     assert comparison._best({"mcscore": 1.0}) is None
 
 
