@@ -14,8 +14,13 @@ def moved_into_place(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary path keeps the suffix, by which some writers choose their format. Who may read the file is
     what the user's umask says (safetensors gives it to its owner alone).
+
+    Raises:
+        FileNotFoundError: If the folder is missing.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: no folder {path.parent} for {path.name}")
     aside = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         aside.touch()

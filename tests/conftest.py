@@ -57,15 +57,19 @@ def tol():
     return lambda double, single: double if X64 else single
 
 
+PROGRAMS: list[str] = []
+
+
+def _listen(event, _, fun_name="", **__):
+    if "backend_compile" in event:
+        PROGRAMS.append(fun_name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
 @pytest.fixture
 def compiled():
-    """Names of the events of programs compiled so far in the test."""
-    found = []
-
-    def listen(event, *_, **__):
-        if "backend_compile" in event:
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(listen)
+    """Return the names of the programs compiled so far in the test."""
+    PROGRAMS.clear()
+    return PROGRAMS

@@ -1,0 +1,55 @@
+"""Draw docs/rivals.png from the committed results: how well every rival samples, and how long it trains.
+
+python benchmarks/picture.py
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from table import ROOT, read
+
+from mcscore.plotting import ACCENT, INK
+
+TABLES = {"power": "POWER", "miniboone": "MINIBOONE"}
+SHOWN = {
+    "mcscore, law": "law",
+    "mcscore, law by rule": "law by rule",
+    "mcscore, one step": "one step",
+    "scikit-learn KDE": "KDE",
+    "scikit-learn Gaussian mixture": "Gaussian mixture",
+    "flowjax MAF": "MAF",
+    "flowjax spline": "spline flow",
+    "flow matching": "flow matching",
+    "the paper's method": "the paper's method",
+}
+
+
+def main() -> None:
+    figure = Figure(layout="constrained", dpi=110, figsize=(11, 3.9))
+    axes = figure.subplots(1, len(TABLES), sharey=True)
+    for axis, (data, title) in zip(axes, TABLES.items(), strict=True):
+        found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
+        for rival, label in SHOWN.items():
+            ours = rival.startswith("mcscore")
+            colour, marker = (ACCENT, "o") if ours else (INK, "s")
+            x, y = found[rival]["training_seconds"], found[rival]["classifier"]
+            name = "mcscore" if ours else "rivals"
+            axis.scatter(x, y, s=50, color=colour, marker=marker, zorder=3, label=name)
+            axis.annotate(
+                label, (x, y), (8, -1), textcoords="offset points", va="center", color=colour
+            )
+        rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
+        axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")
+        axis.set(xscale="log", ylim=(0.485, 1.02), xlabel="seconds to train (2 CPU cores)")
+        low, high = axis.get_xlim()
+        axis.set_xlim(low, high * (high / low) ** 0.28)  # room for the last label
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.25)
+    axes[0].set_ylabel("accuracy of a classifier that tells\ndraws from test rows (0.5: it cannot)")
+    kinds = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
+    axes[0].legend(kinds.values(), kinds, loc="upper left", labelcolor="linecolor", frameon=False)
+    figure.savefig(ROOT / "docs/rivals.png")
+
+
+if __name__ == "__main__":
+    main()
