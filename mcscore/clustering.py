@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcscore.extras import needed
+
 FITTING_ROWS = 15_000  # rows on which EM starts, at most
 ENDING_ROWS = 60_000  # of larger tables, rows on which it ends
 
@@ -38,10 +40,8 @@ def clusterings(
     jobs = list(jobs)
     if all(blocks == 1 for _, blocks, _ in jobs):
         return [Clustering(_one(x), _one) for x, *_ in jobs]
-    try:
+    with needed("clustering (Auto, Local)", "scikit-learn", "data"):
         from sklearn.exceptions import ConvergenceWarning
-    except ImportError as error:
-        raise ImportError("clustering needs scikit-learn: pip install mcscore[data]") from error
 
     with warnings.catch_warnings():  # EM need not converge
         warnings.simplefilter("ignore", ConvergenceWarning)

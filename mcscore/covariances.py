@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mcscore.extras import needed
 from mcscore.jet import Blocks
 from mcscore.packing import bisect, block_size, equal_share, pack
 
@@ -59,7 +60,8 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
 
     The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
+    with needed("a kernel's covariance", "scikit-learn", "data"):
+        from sklearn.covariance import ledoit_wolf_shrinkage
 
     members = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
     moments = [_covariance(x[index], weights[index]) for index in members]

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mcscore.download import fetch as fetch
+from mcscore.extras import needed
 from mcscore.uci import Splits as Splits
 from mcscore.uci import uci as uci
 
@@ -193,12 +194,8 @@ TABLES: dict[str, Callable[[], np.ndarray]] = {
 
 
 def _sklearn(loader: str) -> np.ndarray:
-    try:
+    with needed("this table", "scikit-learn", "data"):
         from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "this table comes with scikit-learn: pip install mcscore[data]"
-        ) from error
     return np.asarray(getattr(datasets, loader)().data, dtype=np.float64)
 
 

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from mcscore import frames
 from mcscore.density import Density, pull_back, push_forward
+from mcscore.extras import needed
 from mcscore.files import moved_into_place
 from mcscore.networks import MLP
 from mcscore.shown import shapes
@@ -164,10 +165,8 @@ class Generator:
             jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((2,), "uint32"), ((), "int32"))
         )
         program = export.export(sampler, platforms=("cpu", "cuda", "tpu"))(*shapes)
-        try:
+        with needed("export", "flatbuffers", "export"):
             binary = program.serialize()
-        except ImportError as error:
-            raise ImportError("export: needs flatbuffers: pip install mcscore[export]") from error
         with moved_into_place(path) as aside:
             aside.write_bytes(binary)
 

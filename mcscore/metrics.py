@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mcscore.extras import needed
+
 
 def _two_tables(x: Any, y: Any) -> tuple[Array, Array]:
     x, y = jnp.asarray(x, float), jnp.asarray(y, float)
@@ -227,7 +229,8 @@ def classifier_accuracy(seed: int, x: Any, y: Any) -> float:
     >>> classifier_accuracy(0, x, x + 5) > 0.95
     True
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
+    with needed("the classifier", "scikit-learn", "data"):
+        from sklearn.ensemble import HistGradientBoostingClassifier
 
     x, y = (np.asarray(a) for a in _two_tables(x, y))
     generator = np.random.default_rng(seed)

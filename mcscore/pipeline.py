@@ -100,6 +100,7 @@ def fit_stages(
         ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
             rows than columns, wrong rank, empty input, integers beyond 2^53; ``refine`` negative, or
             asked for with ``Dirac()``, whose law has no density.
+        ImportError: Without scikit-learn, by which rows are clustered: ``pip install mcscore[data]``.
     """
     check_table(x)
     if refine is not None and refine < 0:

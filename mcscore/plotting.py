@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from mcscore.extras import needed
+
 INK, ACCENT, MUTED = "#1b3a57", "#d1495b", "#8d99a6"
 COLOURS = (INK, "#2e8b76", ACCENT, "#b8860b")
 
 
 def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    try:
+    with needed("a picture", "matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install mcscore[plot]") from error
 
     class Picture(Figure):  # a Figure that notebooks show without pyplot
         def _repr_png_(self) -> bytes:

@@ -31,6 +31,8 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
+from mcscore.extras import needed
+
 Opened = io.BufferedIOBase
 
 
@@ -239,10 +241,8 @@ def _miniboone(open_member: Callable[[str], Opened]) -> Splits:
 
 
 def _bsds300(open_member: Callable[[str], Opened]) -> Splits:
-    try:
+    with needed("an image", "Pillow", "plot"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError("images need Pillow: pip install mcscore[plot]") from error
     images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     with open_member("BSDS300-images.tgz") as file, tarfile.open(fileobj=file) as archive:
         for item in archive:

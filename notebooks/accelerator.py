@@ -11,7 +11,7 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/accelerator.ipynb)
 #
 # Every stage is compiled for whatever JAX finds: a laptop's CPU, Colab's GPU, a TPU. This notebook measures yours, and says
-# what to turn. Choose *Runtime > Change runtime type > GPU* and run `%pip install "mcscore[plot]"` first.
+# what to turn. Choose *Runtime > Change runtime type > GPU* and run `%pip install "mcscore[plot,data]"` first.
 
 # %%
 import os

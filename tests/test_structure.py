@@ -14,15 +14,15 @@ import mcscore as mcs
 
 ROOT = Path(mcs.__file__).parent
 ORDER = [  # a file may import from files before it only
-    "schedules", "files", "fused", "shown", "posterior", "jet", "solvers", "splines", "columns", "ties",
-    "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
+    "schedules", "files", "extras", "fused", "shown", "posterior", "jet", "solvers", "splines", "columns",
+    "ties", "frames", "metrics", "uci", "download", "datasets", "plotting", "tables", "clustering", "draws",
     "conditioning", "calibration", "moments", "packing", "covariances", "kernels", "selection", "report",
     "mixtures", "fields", "flow", "pairs", "density", "networks", "generator", "training", "refinement",
     "pipeline", "published", "comparison", "judging", "reproduce", "demo", "cli", "sklearn",
 ]  # fmt: skip
 ALONE = {
-    "schedules", "files", "fused", "shown", "solvers", "splines", "columns", "metrics", "uci", "plotting",
-    "tables", "clustering", "density", "networks",
+    "schedules", "files", "extras", "fused", "shown", "solvers", "splines", "columns", "metrics", "uci",
+    "plotting", "tables", "clustering", "density", "networks",
 }  # fmt: skip
 OWNERS = {
     "diffrax": {"solvers", "flow", "pairs", "published"},
@@ -49,12 +49,49 @@ def test_imports_point_one_way():
         }
         assert all(ORDER.index(other) < ORDER.index(name) for other in inner & set(ORDER)), name
         if name in ALONE:
-            assert not inner, name
+            assert not inner - {"extras"}, name
         if name == "generator":
             assert not inner & {"flow", "pairs", "training"}
         for library, owners in OWNERS.items():
             uses = any(m.split(".")[0] == library for m in imported(files[name]))
             assert not uses or name in owners, f"{library} in {name}"
+
+
+WITHOUT = """
+import sys
+sys.modules |= dict.fromkeys(("sklearn", "matplotlib"))
+import jax, mcscore as mcs
+from pathlib import Path
+from mcscore import demo, reproduce
+key = jax.random.key(0)
+x = jax.random.normal(key, (50, 2))
+assert mcs.mixture(x, kernel=mcs.Isotropic(0.3)).sample(key, 3).shape == (3, 2)
+for call in (
+    lambda: mcs.fit(key, x),
+    lambda: mcs.mixture(x, kernel=mcs.Whitened(0.3)),
+    lambda: mcs.datasets.wine(),
+    lambda: mcs.metrics.classifier_accuracy(0, x, x),
+    lambda: mcs.plotting.plot_samples({"x": x}),
+    lambda: demo.run(Path("nowhere")),
+    lambda: reproduce.run(reproduce.Problem("x", x, x), Path("nowhere")),
+):
+    try:
+        call()
+    except ImportError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_missing_package_is_named_with_its_extra(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    extras = [line.split(" needs ")[1] for line in run.stdout.splitlines()]
+    data, plot = "scikit-learn: pip install mcscore[data]", "matplotlib: pip install mcscore[plot]"
+    both = "scikit-learn and matplotlib: pip install mcscore[data,plot]"
+    assert extras == [data, data, data, data, plot, both, both]
+    assert not list(tmp_path.iterdir())
 
 
 def test_import_is_light():

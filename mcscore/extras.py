@@ -1,0 +1,15 @@
+"""Packages that only some calls need: what to install where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needed(what: str, package: str, extra: str) -> Iterator[None]:
+    """Let a failed import in the block say that ``what`` needs ``package``, and which extra brings it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install mcscore[{extra}]") from error
