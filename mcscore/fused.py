@@ -5,8 +5,9 @@ writes the (rows x queries) weights to memory between its two matrix products; h
 stays in registers and a running maximum rescales what was summed before (online softmax).
 
 Written in Pallas for GPUs through its Triton backend, the one whose products are exact in float32
-(Mosaic's know no more than TF32), Ampere or later. It is off unless ``ENABLED``, until a
-benchmark on a GPU says that it is faster: ``python benchmarks/score.py`` prints both side by side.
+(Mosaic's know no more than TF32), Ampere or later; JAX deprecates that backend from 0.11 on. It is
+off unless ``ENABLED``, until a benchmark on a GPU says that it is faster: ``python
+benchmarks/score.py`` prints both side by side.
 On a CPU it runs in Pallas' interpreter, for tests.
 """
 
