@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mcscore import datasets, metrics, plotting
-from mcscore.extras import needed
+from mcscore.extras import check_all
 from mcscore.fields import score
 from mcscore.files import write_text
 from mcscore.flow import trajectory
@@ -27,9 +27,7 @@ QUICK: dict[str, Any] = dict(
 
 def run(out: Path, *, quick: bool = False, progress: bool = False) -> str:
     """Write every picture and ``metrics.json`` to ``out``, and return the table as text."""
-    with needed("demo", "scikit-learn and matplotlib", "data,plot"):
-        import matplotlib  # noqa: F401  (before anything is computed)
-        import sklearn  # noqa: F401
+    check_all("demo")
     out.mkdir(parents=True, exist_ok=True)
     start, report, histories = time.perf_counter(), {}, {}
     rows = 500 if quick else 5000

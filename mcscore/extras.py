@@ -13,3 +13,10 @@ def needed(what: str, package: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{what} needs {package}: pip install mcscore[{extra}]") from error
+
+
+def check_all(what: str) -> None:
+    """Raise ``ImportError`` unless scikit-learn and matplotlib are there, before ``what`` works for hours."""
+    with needed(what, "scikit-learn and matplotlib", "data,plot"):
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401

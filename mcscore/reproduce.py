@@ -20,7 +20,7 @@ import numpy as np
 
 from mcscore import datasets, plotting, published
 from mcscore.comparison import COLUMNS
-from mcscore.extras import needed
+from mcscore.extras import check_all
 from mcscore.fields import log_density
 from mcscore.files import moved_into_place, write_text
 from mcscore.generator import Generator
@@ -117,9 +117,7 @@ def run(
         progress: Show bars.
         **options: Of ``fit_stages``, for the column of this library.
     """
-    with needed("reproduce", "scikit-learn and matplotlib", "data,plot"):
-        import matplotlib  # noqa: F401  (not after hours of work)
-        import sklearn  # noqa: F401
+    check_all("reproduce")
     settings = settings or default_settings(problem.name)
     published_options, own_options = repr(settings), repr(options)
     results: dict[str, Any] = {}

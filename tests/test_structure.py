@@ -65,6 +65,7 @@ from pathlib import Path
 from mcscore import demo, reproduce
 key = jax.random.key(0)
 x = jax.random.normal(key, (50, 2))
+small = reproduce.quick(reproduce.default_settings("x"))
 assert mcs.mixture(x, kernel=mcs.Isotropic(0.3)).sample(key, 3).shape == (3, 2)
 for call in (
     lambda: mcs.fit(key, x),
@@ -73,7 +74,7 @@ for call in (
     lambda: mcs.metrics.classifier_accuracy(0, x, x),
     lambda: mcs.plotting.plot_samples({"x": x}),
     lambda: demo.run(Path("nowhere")),
-    lambda: reproduce.run(reproduce.Problem("x", x, x), Path("nowhere")),
+    lambda: reproduce.run(reproduce.Problem("x", x, x), Path("nowhere"), settings=small),
 ):
     try:
         call()
