@@ -22,7 +22,7 @@ class Rival(NamedTuple):
     note: str = ""
 
 
-def standardised(train):
+def standardized(train):
     """Return the frame of unit columns, the rows in it (float64), and log |det| of the way there."""
     frame = mcs.Affine().fit(np.asarray(train, np.float64))
     log_det = float(np.asarray(frame.log_det(np.zeros((1, train.shape[1]))))[0])
@@ -31,7 +31,7 @@ def standardised(train):
 
 def flow_matching(train, quick) -> Rival:
     """Conditional flow matching along straight paths (Lipman et al. 2023), with our network's size."""
-    frame, x, log_det = standardised(train)
+    frame, x, log_det = standardized(train)
     d, small = x.shape[1], dict(width=8, depth=1) if quick else {}
     network = mcs.MLP(residual=False, **small)
     steps, batch, leg = (20, 64, 10) if quick else (30_000, 256, 1000)

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clock import Results, measure, parser
+from mcscore.fields import velocity
 
 import mcscore as mcs
-from mcscore.fields import velocity
 
 SCHEDULE = mcs.Linear(eps=0.01)
 
@@ -105,14 +105,14 @@ def gaussian_start(z, law, share):
     points, log_weights = law.points()
     weights = jnp.exp(log_weights)
     mean = weights @ points
-    centred = points - mean
+    centered = points - mean
     variances = law.blocks.variances
     bases = law.blocks.bases
     if bases is None:
         bases = jnp.broadcast_to(jnp.eye(law.dimension), (len(variances), *[law.dimension] * 2))
     kernel = jnp.einsum("kij,kj,klj->kil", bases, variances, bases)
     kernel = jnp.einsum("k,kij->ij", jnp.exp(law.blocks.log_weights).sum(1), kernel)
-    values, vectors = jnp.linalg.eigh((weights[:, None] * centred).T @ centred + kernel)
+    values, vectors = jnp.linalg.eigh((weights[:, None] * centered).T @ centered + kernel)
 
     start = times[0] + share * (times[1] - times[0])
     alpha, variance = inner.rates(start[None])[:2]

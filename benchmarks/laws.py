@@ -117,7 +117,7 @@ def main() -> None:
                 samples = np.asarray(sample(jax.random.key(seed + 1), len(test)), np.float64)
                 finite = samples[np.isfinite(samples).all(1)]
                 accuracies.append(mcs.metrics.classifier_accuracy(seed, finite, test))
-                shares.append(mcs.metrics.memorisation(finite / scale, *scaled).share)
+                shares.append(mcs.metrics.memorization(finite / scale, *scaled).share)
                 largest = max(largest, float(np.abs(finite / scale).max()))
                 nonfinite += len(samples) - len(finite)
             results.add(

@@ -31,12 +31,12 @@ def main() -> None:
         found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
         for rival, label in SHOWN.items():
             ours = rival.startswith("mcscore")
-            colour, marker = (ACCENT, "o") if ours else (INK, "s")
+            color, marker = (ACCENT, "o") if ours else (INK, "s")
             x, y = found[rival]["training_seconds"], found[rival]["classifier"]
             name = "mcscore" if ours else "rivals"
-            axis.scatter(x, y, s=50, color=colour, marker=marker, zorder=3, label=name)
+            axis.scatter(x, y, s=50, color=color, marker=marker, zorder=3, label=name)
             axis.annotate(
-                label, (x, y), (8, -1), textcoords="offset points", va="center", color=colour
+                label, (x, y), (8, -1), textcoords="offset points", va="center", color=color
             )
         rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
         axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")

@@ -3,7 +3,7 @@
     python benchmarks/rivals.py --data FOLDER --out benchmarks/results/rivals.jsonl
 
 Ours: the law (``mixture``: closed form, no training), the law that nothing is searched for (``Local()`` in
-Gaussianised columns, two clusterings instead of four in whitened ones, a kernel density), and the one-step
+Gaussianized columns, two clusterings instead of four in whitened ones, a kernel density), and the one-step
 generator (``fit``).
 Rivals, each with early stopping on a tenth of the rows or a choice among settings by held-out likelihood:
 scikit-learn's KernelDensity and GaussianMixture, flowjax's MAF and spline coupling flow, flow matching with
@@ -12,7 +12,7 @@ the network of our generator (straight paths, sampled and scored by an ODE), and
 both where its network is wider than 1,000; the hours of its PyTorch scripts at full size are extrapolated
 from a few of their steps).
 
-Test rows against draws, columns standardised: sliced Wasserstein of all 100,000; means over five sets of as
+Test rows against draws, columns standardized: sliced Wasserstein of all 100,000; means over five sets of as
 many draws as test rows of the accuracy of a classifier (0.5: it cannot tell), KL per column and share
 nearer to training rows (0.5: no copying); standard errors over the sets; the sliced Wasserstein distance that
 equal laws exceed in one of twenty comparisons (``judging.chance``), and the figures of the training rows
@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clock import FOLDER, NAMES, Results, parser
-from flow_matching import Rival, flow_matching, standardised
+from flow_matching import Rival, flow_matching, standardized
 from labels import paper_seconds
 from laws import flow, tables
 
@@ -41,7 +41,7 @@ import mcscore as mcs
 from mcscore import judging, published
 
 DRAWS = 100_000
-METRICS = ("sliced_wasserstein", "classifier", "column_kl", "memorisation")
+METRICS = ("sliced_wasserstein", "classifier", "column_kl", "memorization")
 
 
 def law(kernel, frame=None):
@@ -70,7 +70,7 @@ def scikit(models, note):
     """Return a builder that keeps the model with the best likelihood on a tenth of the rows."""
 
     def build(train, quick) -> Rival:
-        frame, x, log_det = standardised(train)
+        frame, x, log_det = standardized(train)
         inner, held = mcs.datasets.split(1, x, 0.9, 0.1)
         candidates = models(quick, x.shape[1])[: 2 if quick else None]
         best = max(candidates, key=lambda make: make().fit(inner).score(held))
@@ -178,7 +178,7 @@ def judge(rival: Rival, train, test, draws: int = DRAWS) -> dict:
     )
     for name in METRICS:
         out |= {key: found[key] for key in (name, f"{name}_error")}
-    out["memorisation_threshold"] = found["memorisation_threshold"]
+    out["memorization_threshold"] = found["memorization_threshold"]
     if rival.log_prob is not None:
         values = np.asarray(rival.log_prob(test), np.float64)
         known = np.isfinite(values)

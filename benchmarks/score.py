@@ -180,6 +180,7 @@ def main() -> None:
         if min(b, n) >= 1000 and n <= 20_000:
             labels = rng.integers(0, 4, n)
             from mcscore.covariances import clustered_blocks, shrunk_clusters
+
             from mcscore.mixtures import BLOCK_ROWS
 
             table, weights = x.astype(float), np.full(n, 1 / n)

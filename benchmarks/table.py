@@ -129,7 +129,7 @@ RANKS = {  # how far from the best: the least is the best
     "sliced_wasserstein": lambda v: v,
     "classifier": lambda v: max(v, 0.5),
     "column_kl": lambda v: v,
-    "memorisation": lambda v: max(v, 0.5),
+    "memorization": lambda v: max(v, 0.5),
     "log_likelihood": lambda v: -v,
 }
 
@@ -167,7 +167,7 @@ def rivals() -> list[str]:
         "sliced_wasserstein": "SW",
         "classifier": "classifier",
         "column_kl": "KL",
-        "memorisation": "nearer",
+        "memorization": "nearer",
         "log_likelihood": "log p, nats",
         "training_seconds": "training, s",
         "sampling_seconds": "100,000 draws, s",

@@ -1,10 +1,11 @@
 """Distances between two sets of rows, and what samplers are judged by. Arrays in, scalars out.
 
-All compare rows in the units they come in: standardise first where columns differ in scale.
+All compare rows in the units they come in: standardize first where columns differ in scale.
 """
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,16 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore.extras import needed
+from mcscore._arrays import host_generator, on_device
+from mcscore._optional import needed
+from mcscore._validation import Table, as_key, at_least, two_tables
 
 
-def _two_tables(x: Any, y: Any) -> tuple[Array, Array]:
-    x, y = jnp.asarray(x, float), jnp.asarray(y, float)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
-        raise ValueError(
-            f"x, y: expected tables with equal columns, got shapes {x.shape}, {y.shape}"
-        )
-    return x, y
+def _two_arrays(x: Any, y: Any) -> tuple[Array, Array]:
+    first, second = two_tables(x, y)
+    return on_device(first.values), on_device(second.values)
 
 
 def sliced_wasserstein(key: Array, x: Any, y: Any, *, projections: int = 256) -> float:
@@ -34,8 +33,9 @@ def sliced_wasserstein(key: Array, x: Any, y: Any, *, projections: int = 256) ->
     >>> round(sliced_wasserstein(jax.random.key(0), x, x + 2), 3)
     2.0
     """
-    x, y = _two_tables(x, y)
-    return float(_sliced_wasserstein(key, x, y, projections))
+    at_least(1, projections=projections)
+    x, y = _two_arrays(x, y)
+    return float(_sliced_wasserstein(as_key(key), x, y, projections))
 
 
 @partial(jax.jit, static_argnums=3)
@@ -74,8 +74,8 @@ def mmd(
     >>> value > threshold
     True
     """
-    x, y = _two_tables(x, y)
-    keys = jax.random.split(key, 3)
+    x, y = _two_arrays(x, y)
+    keys = jax.random.split(as_key(key), 3)
     m = min(rows, len(x), len(y))
     if m < 2:
         raise ValueError(f"x, y: expected at least 2 rows each, got {len(x)} and {len(y)}")
@@ -111,7 +111,7 @@ def energy_distance(x: Any, y: Any) -> float:
     >>> energy_distance(jnp.zeros((5, 1)), jnp.ones((5, 1)))
     2.0
     """
-    x, y = _two_tables(x, y)
+    x, y = _two_arrays(x, y)
     across = _sum_of_distances(x, y) / (len(x) * len(y))
     within = sum(_sum_of_distances(a, a) / max(len(a) * (len(a) - 1), 1) for a in (x, y))
     return float(2 * across - within)
@@ -136,7 +136,7 @@ def column_kl(
     """Return ``KL(x || y)`` of every column by kernel density estimates, as the paper reports.
 
     Both densities are SciPy's Gaussian KDE with bandwidth factor 0.2 on 1000 equal points over the
-    range of ``x``, normalised on that grid.
+    range of ``x``, normalized on that grid.
 
     >>> x = np.random.default_rng(0).normal(size=(500, 2))
     >>> column_kl(x, x)
@@ -144,7 +144,7 @@ def column_kl(
     """
     from scipy.stats import entropy, gaussian_kde
 
-    x, y = (np.asarray(a, float) for a in _two_tables(x, y))
+    x, y = (table.values for table in two_tables(x, y))
     out = np.zeros(x.shape[1])
     for j in range(x.shape[1]):
         grid = np.linspace(x[:, j].min(), x[:, j].max(), points)
@@ -167,11 +167,11 @@ def column_moments(x: Any) -> Moments:
     >>> column_moments(np.array([[1.0], [3.0]]))
     Moments(mean=array([2.]), std=array([1.]))
     """
-    x = np.asarray(x, np.float64)
+    x = Table.of(x).values
     return Moments(x.mean(0), x.std(0))
 
 
-class Memorisation(NamedTuple):
+class Memorization(NamedTuple):
     """Share of samples nearer to a training row than to any of as many held-out rows, and distances.
 
     A ``share`` of 0.5 means no copying, 1 means that every sample sits on a training row. Without
@@ -184,7 +184,7 @@ class Memorisation(NamedTuple):
     threshold: float
 
 
-def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
+def memorization(samples: Any, train: Any, heldout: Any) -> Memorization:
     """Return how much closer ``samples`` are to the training rows than to held-out ones.
 
     Both references are cut to one size (a larger set would be nearer by number alone), thinned evenly.
@@ -193,11 +193,12 @@ def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
     the numbers of samples nearest to each row.
 
     >>> x = np.random.default_rng(0).normal(size=(300, 2))
-    >>> memorisation(x[:100], x[:100], x[100:200]).share
+    >>> memorization(x[:100], x[:100], x[100:200]).share
     1.0
     """
-    samples, train = _two_tables(samples, train)
-    _, heldout = _two_tables(samples, heldout)
+    first, second = two_tables(samples, train, ("samples", "train"))
+    third = two_tables(first, heldout, ("samples", "heldout"))[1]
+    samples, train, heldout = (on_device(table.values) for table in (first, second, third))
     size = min(len(train), len(heldout))
     kept = [np.asarray(a)[np.linspace(0, len(a) - 1, size).astype(int)] for a in (train, heldout)]
     (near, row), (far, other) = (map(np.asarray, _nearest(samples, a)) for a in kept)
@@ -205,7 +206,7 @@ def memorisation(samples: Any, train: Any, heldout: Any) -> Memorisation:
     counts = np.concatenate([np.bincount(row, copied, size), np.bincount(other, 1 - copied, size)])
     deviation = np.sqrt(size / 2 * np.var(counts, ddof=1)) / len(samples)
     distances = float(np.median(near)), float(np.median(far))
-    return Memorisation(float(copied.mean()), *distances, float(0.5 + 1.645 * deviation))
+    return Memorization(float(copied.mean()), *distances, float(0.5 + 1.645 * deviation))
 
 
 @jax.jit
@@ -219,28 +220,47 @@ def _nearest(x: Array, y: Array) -> tuple[Array, Array]:
     return jax.lax.map(one, x, batch_size=64)
 
 
-def classifier_accuracy(seed: int, x: Any, y: Any) -> float:
+def classifier_accuracy(key: Array, x: Any, y: Any) -> float:
     """Return the held-out accuracy of a classifier that tells ``x`` from ``y``: 0.5 if it cannot.
 
     scikit-learn's histogram gradient boosting, equal sizes, trained on one half and scored on the
     other, the two halves swapped and averaged.
 
     >>> x = np.random.default_rng(0).normal(size=(400, 2))
-    >>> classifier_accuracy(0, x, x + 5) > 0.95
+    >>> classifier_accuracy(jax.random.key(0), x, x + 5) > 0.95
     True
     """
     with needed("the classifier", "scikit-learn", "data"):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-    x, y = (np.asarray(a) for a in _two_tables(x, y))
-    generator = np.random.default_rng(seed)
+    x, y = (table.values for table in two_tables(x, y))
+    generator = host_generator(as_key(key))
     m = min(len(x), len(y))
     x, y = (a[generator.permutation(len(a))[:m]] for a in (x, y))
     rows = np.concatenate([x, y])
     labels = np.repeat([0, 1], m)
     half = generator.permutation(2 * m) % 2 == 0
-    accuracies = []
+    seed, accuracies = int(generator.integers(2**31)), []
     for fold in (half, ~half):
         model = HistGradientBoostingClassifier(random_state=seed).fit(rows[fold], labels[fold])
         accuracies.append(model.score(rows[~fold], labels[~fold]))
     return float(np.mean(accuracies))
+
+
+def effective_sample_size(log_weights: Float[Array, "n"]) -> Float[Array, ""]:
+    """Return ``(sum w)^2 / sum w^2`` of importance weights given by their logarithm; NaN counts as 0.
+
+    >>> round(float(effective_sample_size(jnp.zeros(10))), 3)
+    10.0
+    """
+    log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+    return jnp.exp(2 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2 * log_weights))
+
+
+def __getattr__(name: str) -> Any:
+    if name != "memorisation":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "metrics.memorisation is now metrics.memorization", DeprecationWarning, stacklevel=2
+    )
+    return memorization

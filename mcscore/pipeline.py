@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Array
 
-from mcscore.generator import Generator
-from mcscore.kernels import Kernel
-from mcscore.mixtures import Mixture, mixture
-from mcscore.networks import MLP
-from mcscore.pairs import Pairs, generate_pairs
-from mcscore.refinement import Agreement, Refinement, agreement
-from mcscore.refinement import refine as refine_density
+from mcscore._arrays import shapes
+from mcscore._validation import Table, as_key, at_least
+from mcscore.frames import FrameKind
+from mcscore.generators.generator import Generator
+from mcscore.generators.labelling import Labelling, generate_pairs
+from mcscore.generators.networks import MLP
+from mcscore.generators.pairs import Pairs
+from mcscore.generators.refinement import Agreement, Refinement, agreement
+from mcscore.generators.refinement import refine as refine_density
+from mcscore.generators.training import History, Training, train
+from mcscore.mixtures.building import mixture
+from mcscore.mixtures.kernels import Kernel
+from mcscore.mixtures.selection import Auto
+from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Cosine, Schedule
-from mcscore.selection import Auto
-from mcscore.shown import shapes
-from mcscore.tables import as_table
-from mcscore.training import History, train
 
 LABEL_STEPS = 5
 INTEGRATION = {"steps", "tolerance", "solver", "stepsize_controller", "clock"}
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Fit(NamedTuple):
@@ -47,6 +52,151 @@ class Fit(NamedTuple):
     __repr__ = shapes
 
 
+def fit_stages(
+    key: Array,
+    x: Any,
+    *,
+    kernel: Kernel = Auto(most_rows=12_000),
+    frame: FrameKind | None = None,
+    schedule: Schedule = Cosine(),
+    weights: Any = None,
+    pairs: int = 50_000,
+    labelling: Mapping[str, Any] | None = None,
+    network: MLP = MLP(),
+    encoder: bool = True,
+    refine: int | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = 512,
+    validation: float = 0.1,
+    patience: int | None = None,
+    ema: float = 0.998,
+    progress: bool = False,
+) -> Fit:
+    """Return the generator with the law, the labels and the history behind it.
+
+    Args:
+        key: Random key.
+        x: Data (n, d): an array, DataFrame, memory map or anything NumPy can view as numbers.
+        kernel: Which Gaussian each datum carries; chosen by held-out likelihood by default.
+        frame: Coordinates in which the law lives; chosen too by default.
+        schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
+        weights: Non-negative weights of the rows.
+        pairs: Number of labeled pairs.
+        labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
+            16 evaluations; ``pairs.report`` has their error.
+        network: Architecture of the generator.
+        encoder: Train the encoder too, from which ``gen.log_prob`` starts.
+        refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
+            by default 1,500 with an encoder and at most 12 columns, beyond which they cost minutes.
+        optimizer: See ``train``; so for what follows.
+        epochs: Passes over the pairs, at most.
+        batch_size: Pairs per step.
+        validation: Share of the pairs held out.
+        patience: Epochs without a better validation loss before stopping.
+        ema: Decay per step of the averaged weights.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
+            rows than columns, wrong rank, empty input, integers beyond 2^53; naming the option: out of
+            range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density.
+        ImportError: Without scikit-learn, by which rows are clustered: ``pip install mcscore[data]``.
+    """
+    law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
+    table = Table.of(x, weights)
+    table.require_spread()
+    at_least(1, pairs=pairs)
+    if refine is not None:
+        at_least(0, refine=refine)
+    how = _labelling(labelling or {})
+    training: dict[str, Any] = dict(
+        network=network, optimizer=optimizer, epochs=epochs, batch_size=batch_size
+    )
+    training |= dict(validation=validation, patience=patience, ema=ema, encoder=encoder)
+    Training(**training)  # checks them
+
+    stages = _Stages()
+    law = stages.run("mixture", lambda: mixture(table, kernel=kernel, frame=frame, key=law_key))
+    if refine:
+        law.require_width("refine")
+    made = stages.run(
+        "labels",
+        lambda: generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how),
+    )
+    generator, history = stages.run(
+        "training",
+        lambda: train(train_key, made, progress=progress, **training),
+    )
+    dense = encoder and float(law.width) > 0
+    if refine is None:
+        refine = 1500 if dense and law.dimension <= 12 else 0
+    refined, agrees = None, None
+    if refine:
+        generator, refined = stages.run(
+            "refining",
+            lambda: refine_density(
+                refine_key, generator, law, made, steps=refine, progress=progress
+            ),
+        )
+        agrees = refined.after if refined.kept else refined.before
+    elif dense:
+        agrees = stages.run("density", lambda: agreement(check_key, generator, law))
+    about = dict(
+        kernel=repr(kernel) if law.report is None else law.report.kernel,
+        frame=law.report and law.report.frame,
+        schedule=repr(schedule),
+        pairs=pairs,
+        log_likelihood=law.report and law.report.log_likelihood,
+        rows=len(table),
+        columns=table.columns,
+        validation_loss=float(np.nanmin(history.validation_loss)),
+        density=agrees and agrees._asdict(),
+    )
+    generator = replace(generator, about=about)
+    return Fit(generator, law, made, history, schedule, stages.seconds, agrees, refined)
+
+
+class _Stages:
+    """The seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, stage: str, work: Callable[[], R]) -> R:
+        start = time.perf_counter()
+        done = work()
+        self.seconds[stage] = time.perf_counter() - start
+        return done
+
+
+def _labelling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of ``generate_pairs``, checked; the default number of steps if they name none."""
+    known = {field.name for field in fields(Labelling)}
+    unknown = sorted(set(options) - known - {"checkpoint"})
+    if unknown:
+        names = ", ".join(sorted(known | {"checkpoint"}))
+        raise ValueError(f"labelling: expected options {names}; got {unknown[0]!r}")
+    how = dict(options)
+    if INTEGRATION.isdisjoint(how):
+        how["steps"] = LABEL_STEPS
+    Labelling(**{name: value for name, value in how.items() if name in known})
+    return how
+
+
+def _options_of(stages: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Give a function of ``**options`` the signature of the one that it hands them to."""
+
+    def decorate(function: Callable[..., R]) -> Callable[P, R]:
+        signature, hints = inspect.signature(stages), inspect.signature(function)
+        returned = signature.replace(return_annotation=hints.return_annotation)
+        function.__signature__ = returned  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@_options_of(fit_stages)
 def fit(key: Array, x: Any, **options: Any) -> Generator:
     """Return a one-step generator of the rows of ``x``, in the units of ``x``.
 
@@ -59,127 +209,3 @@ def fit(key: Array, x: Any, **options: Any) -> Generator:
     (10, 2)
     """
     return fit_stages(key, x, **options).generator
-
-
-def fit_stages(
-    key: Array,
-    x: Any,
-    *,
-    kernel: Kernel = Auto(most_rows=12_000),
-    frame: Any = None,
-    schedule: Schedule = Cosine(),
-    weights: Any = None,
-    pairs: int = 50_000,
-    labelling: Mapping[str, Any] | None = None,
-    network: MLP = MLP(),
-    encoder: bool = True,
-    refine: int | None = None,
-    progress: bool = False,
-    **training: Any,
-) -> Fit:
-    """Return the generator with the law, the labels and the history behind it.
-
-    Args:
-        key: Random key.
-        x: Data (n, d): an array, DataFrame, memory map or anything NumPy can view as numbers.
-        kernel: Which Gaussian each datum carries; chosen by held-out likelihood by default.
-        frame: Coordinates in which the law lives; chosen too by default.
-        schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
-        weights: Non-negative weights of the rows.
-        pairs: Number of labelled pairs.
-        labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
-            16 evaluations; ``pairs.report`` has their error.
-        network: Architecture of the generator.
-        encoder: Train the encoder too, from which ``gen.log_prob`` starts.
-        refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
-            by default 1,500 with an encoder and at most 12 columns, beyond which they cost minutes.
-        progress: Show progress bars.
-        **training: Further options of ``train``.
-
-    Raises:
-        ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
-            rows than columns, wrong rank, empty input, integers beyond 2^53; ``refine`` negative, or
-            asked for with ``Dirac()``, whose law has no density.
-        ImportError: Without scikit-learn, by which rows are clustered: ``pip install mcscore[data]``.
-    """
-    check_table(x)
-    if refine is not None and refine < 0:
-        raise ValueError(f"refine: expected a number of steps, got {refine}")
-    pair_key, train_key = jax.random.split(key)
-    seconds, start = {}, time.perf_counter()
-    law = mixture(x, kernel=kernel, weights=weights, frame=frame)
-    if refine:
-        law.require_width("refine")
-    seconds["mixture"], start = time.perf_counter() - start, time.perf_counter()
-    how: dict[str, Any] = dict(labelling or {})
-    if INTEGRATION.isdisjoint(how):
-        how["steps"] = LABEL_STEPS
-    made = generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how)
-    seconds["labels"], start = time.perf_counter() - start, time.perf_counter()
-    generator, history = train(
-        train_key, made, network=network, encoder=encoder, progress=progress, **training
-    )
-    seconds["training"], start = time.perf_counter() - start, time.perf_counter()
-    refined, dense = None, encoder and float(law.width) > 0
-    if refine is None:
-        refine = 1500 if dense and law.dimension <= 12 else 0
-    if refine:
-        generator, refined = refine_density(
-            jax.random.fold_in(train_key, 1), generator, law, made, steps=refine, progress=progress
-        )
-        seconds["refining"], start = time.perf_counter() - start, time.perf_counter()
-    agrees = None
-    if refined is not None:
-        agrees = refined.after if refined.kept else refined.before
-    elif dense:
-        agrees = agreement(jax.random.fold_in(pair_key, 1), generator, law)
-        seconds["density"] = time.perf_counter() - start
-    about: dict[str, Any] = dict(kernel=law.report.kernel, frame=law.report.frame)
-    about |= dict(schedule=repr(schedule), pairs=pairs, log_likelihood=law.report.log_likelihood)
-    about |= dict(
-        rows=len(np.asarray(x)), validation_loss=float(np.nanmin(history.validation_loss))
-    )
-    about |= dict(density=agrees and agrees._asdict())
-    generator = replace(generator, settings=json.dumps(about))
-    return Fit(generator, law, made, history, schedule, seconds, agrees, refined)
-
-
-def check_table(x: Any) -> None:
-    """Raise ``ValueError`` for tables from which no law of full dimension can be learned."""
-    names = getattr(x, "columns", None)
-    label = (lambda j: f"column {j}") if names is None else (lambda j: f"column {names[j]!r}")
-    raw = np.asarray(x)
-    table, dtype = as_table(x)
-    n, d = table.shape
-    if np.issubdtype(raw.dtype, np.integer) and (np.abs(table) > 2.0**53).any():
-        j = int(np.argmax(np.abs(table).max(0)))
-        raise ValueError(
-            f"x: integers of {label(j)} exceed 2^53 and would be rounded; convert them first"
-        )
-    if n <= d:
-        raise ValueError(f"x: expected more rows than columns, got {n} rows and {d} columns")
-    centred = table - table.mean(0)
-    scale = np.sqrt((centred**2).mean(0))
-    largest = np.abs(table).max(0)
-    for j in np.flatnonzero(scale <= 1e-13 * largest):
-        raise ValueError(f"x: {label(j)} is constant ({table[0, j]:g}); leave it out")
-    for j in np.flatnonzero(scale <= 4 * np.finfo(dtype).eps * largest):
-        raise ValueError(
-            f"x: {label(j)} varies by {scale[j]:.3g} around {table[0, j]:g}, less than {dtype} resolves; "
-            "subtract an offset or enable float64"
-        )
-    centred /= scale
-    correlation = centred.T @ centred / n
-    twins = np.argwhere(np.triu(np.abs(correlation) > 1 - 1e-12, 1))
-    if len(twins):
-        first, second = twins[0]
-        raise ValueError(
-            f"x: {label(second)} repeats {label(first)} (correlation {correlation[first, second]:+.0f}); "
-            "leave one out"
-        )
-    rank = np.linalg.matrix_rank(correlation, tol=1e-10 * d, hermitian=True)
-    if rank < d:
-        text = (
-            f"x: columns are linearly dependent (rank {rank} of {d}); samples will be noisy there"
-        )
-        warnings.warn(text, stacklevel=3)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mcscore.extras import needed
+from mcscore._optional import needed
+from mcscore._validation import Table
 
 INK, ACCENT, MUTED = "#1b3a57", "#d1495b", "#8d99a6"
-COLOURS = (INK, "#2e8b76", ACCENT, "#b8860b")
+COLORS = (INK, "#2e8b76", ACCENT, "#b8860b")
 
 
 def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
@@ -53,21 +54,23 @@ def _thinned(points: Any, most: int) -> np.ndarray:
 
 def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
     """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
-    tables = {label: np.asarray(table)[:, :columns] for label, table in sets.items()}
+    checked = {label: Table.of(table, name=label) for label, table in sets.items()}
+    tables = {label: table.values[:, :columns] for label, table in checked.items()}
     first = next(iter(tables.values()))
     d = first.shape[1]
-    names = [f"column {j}" for j in range(d)] if names is None else list(names)[:d]
-    return tables, names, *_bounds(first)
+    known = next((table.columns for table in checked.values() if table.columns), None)
+    names = names or known or [f"column {j}" for j in range(d)]
+    return tables, list(names)[:d], *_bounds(first)
 
 
 def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
     """Return 2-D point sets side by side on equal axes."""
     figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
     low, high = _bounds(np.asarray(next(iter(sets.values()))))
-    for axis, colour, (name, points) in zip(axes[0], COLOURS, sets.items(), strict=False):
+    for axis, color, (name, points) in zip(axes[0], COLORS, sets.items(), strict=False):
         points = _thinned(points, 20_000)
         size = 0.6 + 4_000 / (len(points) + 1_000)
-        axis.scatter(*points.T, s=size, c=colour, alpha=0.55, linewidths=0, rasterized=True)
+        axis.scatter(*points.T, s=size, c=color, alpha=0.55, linewidths=0, rasterized=True)
         axis.set(title=name, aspect="equal", xticks=[], yticks=[])
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.suptitle(title, fontweight="bold")
@@ -77,7 +80,7 @@ def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
 def plot_score(
     score: Callable[[np.ndarray], Any], data: Any, *, points: int = 24, title: str = ""
 ) -> Any:
-    """Return the score field as arrows of equal length, coloured by magnitude, over the data."""
+    """Return the score field as arrows of equal length, colored by magnitude, over the data."""
     figure, axes = _figure(1, 1, figsize=(5, 4.4))
     axis, data = axes[0, 0], np.asarray(data)
     low, high = _bounds(data)
@@ -135,7 +138,7 @@ def plot_pairs(
             if j > i:
                 axis.set_axis_off()
                 continue
-            for colour, (label, table) in zip((MUTED, ACCENT, INK), tables.items(), strict=False):
+            for color, (label, table) in zip((MUTED, ACCENT, INK), tables.items(), strict=False):
                 if i == j:
                     bins = _bins(tables, low[i], high[i])
                     axis.hist(
@@ -143,7 +146,7 @@ def plot_pairs(
                         bins,
                         density=True,
                         histtype="step",
-                        color=colour,
+                        color=color,
                         label=label,
                         lw=1.4,
                     )
@@ -151,7 +154,7 @@ def plot_pairs(
                     points = _thinned(table, 1500)
                     size = 1.2 + 2000 / (len(points) + 200)
                     axis.scatter(
-                        points[:, j], points[:, i], s=size, c=colour, alpha=0.45, linewidths=0
+                        points[:, j], points[:, i], s=size, c=color, alpha=0.45, linewidths=0
                     )
             axis.set(xlim=(low[j], high[j]), xticks=[], yticks=[])
             if i != j:
@@ -181,12 +184,12 @@ def plot_marginals(
             continue
         bins = _bins(tables, low[j], high[j])
         top = np.histogram(first[:, j], bins, density=True)[0].max()
-        for i, (colour, (label, table)) in enumerate(
+        for i, (color, (label, table)) in enumerate(
             zip((MUTED, ACCENT, INK), tables.items(), strict=False)
         ):
             fill: dict[str, Any] = dict(histtype="stepfilled", alpha=0.35) if i == 0 else {}
             line: dict[str, Any] = fill or dict(histtype="step", lw=1.3)
-            axis.hist(table[:, j], bins, density=True, color=colour, label=label, **line)
+            axis.hist(table[:, j], bins, density=True, color=color, label=label, **line)
         axis.set(title=names[j], yticks=[], xlim=(low[j], high[j]), ylim=(0, 1.15 * top))
         axis.title.set_fontsize(9)
         axis.tick_params(labelsize=7)
@@ -207,9 +210,9 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
     figure, axes = _figure(1, 1, figsize=(6.4, 3.2))
     axis = axes[0, 0]
     d = 1
-    for colour, (name, numbers) in zip((ACCENT, INK, MUTED), values.items(), strict=False):
+    for color, (name, numbers) in zip((ACCENT, INK, MUTED), values.items(), strict=False):
         d = len(numbers)
-        axis.semilogy(np.arange(d), numbers, "o-", color=colour, label=name, ms=4, lw=0.8)
+        axis.semilogy(np.arange(d), numbers, "o-", color=color, label=name, ms=4, lw=0.8)
     step = max(1, d // 20)
     axis.set(xlabel="column", ylabel=ylabel, xticks=range(0, d, step))
     axis.set_title(title, loc="left")
@@ -222,11 +225,11 @@ def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> An
     """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
     figure, axes = _figure(1, 1, figsize=(5.4, 3.6))
     axis = axes[0, 0]
-    for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
-        axis.semilogy(history.train_loss, color=colour, alpha=0.35, lw=1)
-        axis.semilogy(history.validation_loss, color=colour, lw=1.6, label=name)
+    for color, (name, history) in zip(COLORS, histories.items(), strict=False):
+        axis.semilogy(history.train_loss, color=color, alpha=0.35, lw=1)
+        axis.semilogy(history.validation_loss, color=color, lw=1.6, label=name)
         best = history.best_epoch
-        axis.plot(best, history.validation_loss[best], "o", color=colour, ms=4)
+        axis.plot(best, history.validation_loss[best], "o", color=color, ms=4)
     axis.set(title=title, xlabel="epoch", ylabel="mean squared error per coordinate")
     axis.grid(alpha=0.25, which="both", linewidth=0.5)
     axis.legend(title="validation (faint: training)", fontsize=8, title_fontsize=8, frameon=False)

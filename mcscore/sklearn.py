@@ -11,9 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mcscore.frames import Affine, Gaussianize
-from mcscore.kernels import Local
-from mcscore.mixtures import mixture
-from mcscore.selection import Auto
+from mcscore.mixtures import Auto, Kernel, Local, mixture
 
 FRAMES = {"affine": Affine(whiten=True), "gaussianize": Gaussianize()}
 
@@ -24,17 +22,17 @@ class ScoreDensity(DensityMixin, BaseEstimator):
     Args:
         bandwidth: Share of each cluster's spread that is kernel, in (0, 1], or ``"scott"`` for Scott's rule;
             None chooses it by held-out likelihood, with frame and clusters (``mcscore.Auto``).
-        blocks: Clusters, where a bandwidth is given; None for as many as each has rows per column.
+        clusters: How many, where a bandwidth is given; None for as many as each has rows per column.
         partitions: Independent clusterings whose laws are averaged, where a bandwidth is given.
         frame: ``"affine"`` or ``"gaussianize"``, where a bandwidth is given.
-        random_state: Seed of clusterings and splits.
+        random_state: scikit-learn's: of clusters and splits.
 
     Attributes:
         mixture_: The law, a ``mcscore.Mixture``.
         n_features_in_: Number of columns.
 
     >>> x = np.random.default_rng(0).normal(size=(200, 2))
-    >>> model = ScoreDensity(bandwidth=0.7, blocks=2).fit(x)
+    >>> model = ScoreDensity(bandwidth=0.7, clusters=2).fit(x)
     >>> model.score_samples(x[:3]).shape, model.sample(5).shape
     ((3,), (5, 2))
     """
@@ -43,13 +41,13 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         self,
         bandwidth: float | str | None = None,
         *,
-        blocks: int | None = 1,
+        clusters: int | None = 1,
         partitions: int = 1,
         frame: str = "affine",
         random_state: Any = None,
     ):
         self.bandwidth = bandwidth
-        self.blocks = blocks
+        self.clusters = clusters
         self.partitions = partitions
         self.frame = frame
         self.random_state = random_state
@@ -61,19 +59,21 @@ class ScoreDensity(DensityMixin, BaseEstimator):
             ValueError: If ``X`` is no table of at least two finite rows, or a parameter is out of range.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if self.bandwidth is None:
-            kernel, frame = Auto(seed=seed), None
-        elif self.frame not in FRAMES:
-            raise ValueError(f"frame: expected one of {sorted(FRAMES)}, got {self.frame!r}")
-        elif isinstance(self.bandwidth, str) and self.bandwidth != "scott":
-            raise ValueError(f"bandwidth: expected a number or 'scott', got {self.bandwidth!r}")
-        else:
-            h = None if self.bandwidth == "scott" else self.bandwidth
-            kernel = Local(h, self.blocks, self.partitions, seed=seed)
-            frame = FRAMES[self.frame]
-        self.mixture_ = mixture(X, kernel=kernel, frame=frame, weights=sample_weight)
+        kernel, frame = self._law()
+        key = _key(self.random_state)
+        self.mixture_ = mixture(X, kernel=kernel, frame=frame, weights=sample_weight, key=key)
         return self
+
+    def _law(self) -> tuple[Kernel, Any]:
+        """Return the kernel and frame that the parameters ask for."""
+        if self.bandwidth is None:
+            return Auto(), None
+        if self.frame not in FRAMES:
+            raise ValueError(f"frame: expected one of {sorted(FRAMES)}, got {self.frame!r}")
+        if isinstance(self.bandwidth, str) and self.bandwidth != "scott":
+            raise ValueError(f"bandwidth: expected a number or 'scott', got {self.bandwidth!r}")
+        h = None if self.bandwidth == "scott" else self.bandwidth
+        return Local(h, self.clusters, self.partitions), FRAMES[self.frame]
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the log density, nats in the units of the training data, at the rows of ``X``, (b,)."""
@@ -88,5 +88,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Return ``n_samples`` exact draws from the law, (n_samples, d)."""
         check_is_fitted(self)
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
-        return np.asarray(self.mixture_.sample(jax.random.key(seed), n_samples), np.float64)
+        return np.asarray(self.mixture_.sample(_key(random_state), n_samples), np.float64)
+
+
+def _key(random_state: Any) -> Any:
+    """Return the key that one of scikit-learn's random states draws."""
+    return jax.random.key(int(check_random_state(random_state).randint(2**31 - 1)))

@@ -61,10 +61,10 @@ for d in (2, 6, 21, 43):
         taken = seconds(lambda: mcs.score(y, 0.4, law, mcs.Cosine()), 3)
         speed[d].append(queries * rows / taken / 1e9)
 figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-for (d, values), colour in zip(
+for (d, values), color in zip(
     speed.items(), ("#1b3a57", "#2e8b76", "#d1495b", "#b8860b"), strict=True
 ):
-    axis.loglog(counts, values, "o-", color=colour, label=f"d = {d}")
+    axis.loglog(counts, values, "o-", color=color, label=f"d = {d}")
 axis.set(
     xlabel="rows",
     ylabel="billion pairs per second",

@@ -80,7 +80,7 @@ figure.tight_layout()
 
 # %% [markdown]
 # ## Anomalies in a real table
-# Fit benign tumours only (30 columns), then score rows that were not used: benign ones and malignant ones. The
+# Fit benign tumors only (30 columns), then score rows that were not used: benign ones and malignant ones. The
 # log density alone tells them apart.
 
 # %%
@@ -100,18 +100,18 @@ for name, score in (("law", law.log_prob), ("network", gen.log_prob)):
 # %%
 figure, axis = plt.subplots(figsize=(5.4, 3))
 bins = np.linspace(-150, 120, 50)
-for rows, label, colour in (
+for rows, label, color in (
     (test, "benign, held out", "#1b3a57"),
     (outside, "malignant", "#d1495b"),
 ):
-    axis.hist(np.clip(law.log_prob(rows), -150, 120), bins, alpha=0.7, label=label, color=colour)
+    axis.hist(np.clip(law.log_prob(rows), -150, 120), bins, alpha=0.7, label=label, color=color)
 axis.set(xlabel="log density under the benign law (cut at -150)", ylabel="rows")
 axis.legend(frameon=False)
 figure.tight_layout()
 
 # %% [markdown]
 # ## Columns that are missing
-# Hide the ten means of every held-out tumour and draw them two hundred times, given the other twenty columns. Do the
+# Hide the ten means of every held-out tumor and draw them two hundred times, given the other twenty columns. Do the
 # intervals between the draws' quantiles hold as many of the hidden values as they promise?
 
 # %%
@@ -129,7 +129,7 @@ print(
 
 # %% [markdown]
 # ## Interpolation
-# Between two tumours, a straight line in the table's units runs through averages, likelier than either end and
+# Between two tumors, a straight line in the table's units runs through averages, likelier than either end and
 # than most real rows. The great circle in noise keeps the norm of `z`, and its rows stay as typical as the ends.
 
 # %%

@@ -83,7 +83,7 @@ mcs.plotting.plot_columns(kl, ylabel="KL, nats", title="KL(held out || generated
 
 # %% [markdown]
 # ## What made the difference
-# Three things, in this order: the law (local covariances in a Gaussianised frame, chosen by held-out likelihood, instead
+# Three things, in this order: the law (local covariances in a Gaussianized frame, chosen by held-out likelihood, instead
 # of rows plus isotropic noise), all rows instead of a mini-batch in every evaluation, and 16 evaluations in the canonical
 # clock instead of 500 in time.
 #

@@ -26,7 +26,7 @@ key = jax.random.key(0)
 
 # %% [markdown]
 # ## 1. The law
-# Data, standardised. Diffused to `x_t = alpha x + sigma z` its density is a Gaussian mixture with one
+# Data, standardized. Diffused to `x_t = alpha x + sigma z` its density is a Gaussian mixture with one
 # component per datum, so its score is known in closed form; no network is trained for it.
 
 # %%
@@ -45,7 +45,7 @@ print("mini-batch", s[0], "+-", se[0], "\nexact     ", mcs.score(x[:3], 0.5, law
 
 # %% [markdown]
 # ## 2. Labels
-# The reverse ODE carries noise to data, deterministically: each trajectory is a labelled pair.
+# The reverse ODE carries noise to data, deterministically: each trajectory is a labeled pair.
 
 # %%
 z = jax.random.normal(key, (250, 2))
@@ -73,12 +73,12 @@ fresh = (fresh - fresh.mean(0)) / fresh.std(0)
 print("sliced Wasserstein to fresh data:", mcs.metrics.sliced_wasserstein(key, samples, fresh))
 print(
     "share of samples nearer to training than to fresh rows:",
-    mcs.metrics.memorisation(samples, x, fresh).share,
+    mcs.metrics.memorization(samples, x, fresh).share,
 )
 
 # %% [markdown]
 # ## All in one call
-# `mcs.fit(key, table)` standardises, labels and trains; the generator speaks the table's units and saves
+# `mcs.fit(key, table)` standardizes, labels and trains; the generator speaks the table's units and saves
 # to one file.
 
 # %%

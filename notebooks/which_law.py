@@ -11,7 +11,7 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/which_law.ipynb)
 #
 # Labels, scores and densities all belong to one law: a Gaussian around every datum. Its *kernel* decides
-# whether samples copy the data, blur it, or generalise; its *frame* decides in which coordinates.
+# whether samples copy the data, blur it, or generalize; its *frame* decides in which coordinates.
 # On Colab run `%pip install "mcscore[plot,data]"` first.
 
 # %%
@@ -75,7 +75,7 @@ mcs.plotting.plot_score(
 
 # %% [markdown]
 # ## On a real table
-# Thirty measurements of 569 tumours, several of them heavy-tailed. Three questions to every law: how likely
+# Thirty measurements of 569 tumors, several of them heavy-tailed. Three questions to every law: how likely
 # are held-out rows, can a classifier tell samples from them (0.5: it cannot), and are samples nearer to the
 # training rows than to held-out ones (0.5: no copying)?
 
@@ -86,7 +86,7 @@ candidates = {
     "isotropic h = 0.7, affine": (mcs.Isotropic(0.7), mcs.Affine()),
     "whitened h = 0.7, affine": (mcs.Whitened(0.7), mcs.Affine()),
     "local, affine": (mcs.Local(0.9, blocks=4), mcs.Affine(whiten=True)),
-    "local, Gaussianised": (mcs.Local(0.9, blocks=4), mcs.Gaussianize()),
+    "local, Gaussianized": (mcs.Local(0.9, blocks=4), mcs.Gaussianize()),
     "Auto()": (mcs.Auto(), None),
 }
 scale = train.std(0)
@@ -95,10 +95,10 @@ for name, (kernel, frame) in candidates.items():
     law = mcs.mixture(train, kernel=kernel, frame=frame)
     samples = np.asarray(law.sample(key, len(test)))
     accuracy = mcs.metrics.classifier_accuracy(0, samples, test)
-    nearer = mcs.metrics.memorisation(samples / scale, train / scale, test / scale).share
+    nearer = mcs.metrics.memorization(samples / scale, train / scale, test / scale).share
     print(f"{name:28}{float(law.log_prob(test).mean()):15.2f}{accuracy:12.2f}{nearer:8.2f}")
 
 # %% [markdown]
-# The Gaussianised frame sends every column to normal scores first, so that marginals are right whatever the
+# The Gaussianized frame sends every column to normal scores first, so that marginals are right whatever the
 # kernel, and a value far out costs its logarithm instead of its square. To stay closer to the data than the
 # likelihood asks for, divide the chosen bandwidth: `mcs.Auto(closeness=2.0)`.

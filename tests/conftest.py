@@ -3,7 +3,7 @@
 ``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked.
 
 Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
-optimised little (float32) or not (float64). The README's (``test_structure.py``) is compiled as by users.
+optimized little (float32) or not (float64). The README's (``test_structure.py``) is compiled as by users.
 """
 
 import os
@@ -30,8 +30,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict" if X64 else "standard")
 jax.config.update("jax_num_cpu_devices", 2)
 
 if X64:
-    with install_import_hook("mcscore", "beartype.beartype"):
-        import mcscore  # noqa: F401
+    install_import_hook(
+        "mcscore", "beartype.beartype"
+    )  # stays: modules are imported when first used
 
 
 def pytest_collection_modifyitems(items):

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
-from mcscore import cli
-from mcscore.cli import main
-from mcscore.pipeline import check_table
+from mcscore import __main__ as cli
+from mcscore.__main__ import main
+from mcscore._validation import Table
 from tests.conftest import X64
 
 QUICK = dict(
@@ -33,7 +33,7 @@ def test_anything_numpy_can_view(view, key):
     assert samples.shape == (500, 3) and np.isfinite(np.asarray(samples)).all()
     assert set(made.seconds) == {"mixture", "labels", "training", "density"}
     assert made.agreement.error < 1 and made.agreement.certified > 0.9
-    assert json.loads(made.generator.settings)["rows"] == 50
+    assert made.generator.about["rows"] == 50
 
 
 def test_a_prompt_shows_shapes_and_reports_not_numbers(key):
@@ -44,7 +44,9 @@ def test_a_prompt_shows_shapes_and_reports_not_numbers(key):
         assert text.startswith(type(shown).__name__ + "(") and text.count("\n") < 100
         assert "rray(" not in text and "[" in text
     assert f"[{len(pairs.z)},3]" in repr(pairs)
-    assert repr(law.summary()) == str(law.summary()) and "50 x 3" in repr(law.report)
+    assert repr(law.report) == str(law.report) and "50 x 3" in repr(law.report)
+    with pytest.warns(DeprecationWarning, match="use the attribute report"):
+        assert law.summary() is law.report
 
 
 def test_labels_take_few_steps_unless_asked_otherwise(key, monkeypatch):
@@ -72,10 +74,52 @@ def test_fit_refines_where_a_density_is_wanted(key):
 
 def test_refine_is_checked_before_any_work(key, monkeypatch):
     monkeypatch.setattr("mcscore.pipeline.generate_pairs", lambda *_, **__: pytest.fail("too late"))
-    with pytest.raises(ValueError, match="refine: expected a number of steps, got -5"):
+    with pytest.raises(ValueError, match="refine: expected an integer of at least 0, got -5"):
         mcs.fit(key, GOOD, **(QUICK | {"refine": -5}))
     with pytest.raises(ValueError, match=r"refine: .*Dirac"):
         mcs.fit(key, GOOD, **(QUICK | {"refine": 100, "kernel": mcs.Dirac()}))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (dict(epochs=0), "epochs: expected an integer of at least 1"),
+        (dict(validation=1.5), "validation: expected a share"),
+        (dict(pairs=0), "pairs: expected"),
+        (dict(labelling=dict(chunksize=5)), "labelling: expected options .*; got 'chunksize'"),
+        (dict(labelling=dict(chunk_size=0)), "chunk_size: expected"),
+        (dict(labelling=dict(steps=3, tolerance=0.1)), "tolerance: expected"),
+    ],
+)
+def test_options_are_checked_before_any_work(options, named, key, monkeypatch):
+    monkeypatch.setattr("mcscore.pipeline.mixture", lambda *a, **k: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match=named):
+        mcs.fit(key, GOOD, **(QUICK | options))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        mcs.fit(key, GOOD, epoch=1)
+
+
+def test_no_key_is_used_twice(key, monkeypatch):
+    """Every key that is drawn from or divided in ``fit``, on the host, is another one."""
+    used = []
+
+    def watch(name, function):
+        def watched(key, *rest, **named):
+            if not isinstance(key, jax.core.Tracer):
+                index = rest[0] if name == "fold_in" else None  # divided in either way, not both
+                used.append((np.asarray(jax.random.key_data(key)).tobytes(), name, index))
+            return function(key, *rest, **named)
+
+        return watched
+
+    for name in ("split", "fold_in", "normal", "bits", "permutation", "uniform", "randint"):
+        monkeypatch.setattr(jax.random, name, watch(name, getattr(jax.random, name)))
+    mcs.fit(key, GOOD, **(QUICK | dict(refine=100, kernel=mcs.Local(0.8, 2))))
+    assert len(used) == len(set(used)) > 10
+    ways = {}
+    for data, name, _ in used:
+        ways.setdefault(data, set()).add(name)
+    assert all(len(names) == 1 for names in ways.values())
 
 
 def test_memory_map(tmp_path, key):
@@ -126,7 +170,7 @@ def test_offset_beyond_float32(key):
 def test_dependent_columns_are_warned_about():
     x = np.column_stack([GOOD, GOOD.sum(1)])
     with pytest.warns(UserWarning, match="rank 3 of 4"):
-        check_table(x)
+        Table.of(x).require_spread()
 
 
 def test_generated_samples_follow_the_law(key):
@@ -171,7 +215,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert densities.read_text() == "a,b,d\n1,2,3\n"
 
     def reading(_, table, **options):  # as far as the work: what was read is what matters
-        np.testing.assert_array_equal(table, GOOD)
+        np.testing.assert_array_equal(table.values, GOOD)
         raise ValueError(f"refine={options['refine']}")
 
     monkeypatch.setattr(cli, "fit_stages", reading)

@@ -42,7 +42,7 @@ def test_scikit_learns_own_checks():
 
 
 def test_is_the_mixture():
-    model = ScoreDensity(0.6, blocks=2, partitions=1, random_state=0).fit(X)
+    model = ScoreDensity(0.6, clusters=2, partitions=1, random_state=0).fit(X)
     law = model.mixture_
     np.testing.assert_allclose(model.score_samples(X), law.log_prob(X))
     assert model.score(X) == pytest.approx(float(law.log_prob(X).sum()), rel=1e-5)
@@ -55,14 +55,14 @@ def test_scotts_rule_by_name():
     clusters = int(np.sqrt(len(X) / X.shape[1]))
     h = (len(X) / clusters) ** (-1 / (X.shape[1] + 4))
     one, other = (
-        ScoreDensity(bandwidth, blocks=blocks, random_state=0).fit(X)
+        ScoreDensity(bandwidth, clusters=blocks, random_state=0).fit(X)
         for bandwidth, blocks in (("scott", None), (h, clusters))
     )
     np.testing.assert_allclose(one.score_samples(X), other.score_samples(X), rtol=1e-5)
 
 
 def test_grid_search_in_a_pipeline_prefers_a_reasonable_bandwidth():
-    pipe = make_pipeline(StandardScaler(), ScoreDensity(0.5, blocks=2, random_state=0))
+    pipe = make_pipeline(StandardScaler(), ScoreDensity(0.5, clusters=2, random_state=0))
     search = GridSearchCV(pipe, {"scoredensity__bandwidth": [0.02, 0.7]}, cv=3).fit(X)
     assert search.best_params_ == {"scoredensity__bandwidth": 0.7}
     assert np.isfinite(search.score(X))
@@ -70,7 +70,7 @@ def test_grid_search_in_a_pipeline_prefers_a_reasonable_bandwidth():
 
 def test_weights_count():
     weights = np.where(X[:, 0] < 0, 3.0, 1.0)
-    draws = ScoreDensity(0.6, blocks=2).fit(X, sample_weight=weights).sample(4000, random_state=0)
+    draws = ScoreDensity(0.6, clusters=2).fit(X, sample_weight=weights).sample(4000, random_state=0)
     assert np.mean(draws[:, 0] < 0) == pytest.approx(0.75, abs=0.03)
 
 
@@ -81,5 +81,5 @@ def test_bad_parameters_are_named():
         ScoreDensity("silver").fit(X)
     with pytest.raises(ValueError, match="h: expected at most 1"):
         ScoreDensity(2.0).fit(X)
-    assert clone(ScoreDensity(0.3, blocks=4)).get_params()["blocks"] == 4
+    assert clone(ScoreDensity(0.3, clusters=4)).get_params()["clusters"] == 4
     assert mcs.__all__.count("ScoreDensity") == 0  # import mcscore stays light

@@ -1,0 +1,94 @@
+"""Arrays on either side of the border: NumPy's on the host, in float64, and JAX's on devices.
+
+Functions of a table take both: for NumPy nothing is compiled and float64 is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+CHUNK = 20_000  # rows: their temporaries stay in the cache
+STREAM = 0x6D637363  # keeps the library's random numbers apart from a user's ``default_rng(0)``
+
+
+def library_of(x: Any) -> Any:
+    """Return the array library of ``x``: NumPy, for which nothing is compiled, or ``jax.numpy``."""
+    return np if isinstance(x, np.ndarray) else jnp
+
+
+def like(parameter: Any, x: Any) -> Any:
+    """Return ``parameter`` as an array of ``x``'s library and precision."""
+    return library_of(x).asarray(parameter, dtype=x.dtype)
+
+
+def on_device(arrays: Any, dtype: Any = None) -> Any:
+    """Return a pytree of NumPy arrays as JAX's, cast on the host to ``dtype``, JAX's default float if None.
+
+    No program is compiled for new shapes, as ``jnp.asarray`` does.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(dtype or float)
+    return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), arrays))
+
+
+def in_chunks(function: Callable[[Any], Any], x: Any) -> Any:
+    """Return ``function(x)``, of a large NumPy table computed in chunks of its rows."""
+    if library_of(x) is jnp or len(x) <= CHUNK:
+        return function(x)
+    return np.concatenate([function(part) for part in np.array_split(x, -(-len(x) // CHUNK))])
+
+
+def by_column(function: Callable[..., Any], x: Any, *tables: Any) -> Any:
+    """Return ``function(library, column, *rows)`` of every column of ``x`` (b, d), stacked to (b, d).
+
+    Args:
+        function: Returns an array (b,) or a tuple of them.
+        x: Table.
+        *tables: Parameters, (d, ...): a row for every column.
+    """
+    rows = [like(table, x) for table in tables]
+    if library_of(x) is jnp:
+        axes = (1, *(0 for _ in rows))
+        return jax.vmap(lambda *column: function(jnp, *column), axes, 1)(x, *rows)
+    out = [function(np, *column) for column in zip(x.T, *rows, strict=True)]
+    if isinstance(out[0], tuple):
+        return tuple(np.stack(part, 1) for part in zip(*out, strict=True))
+    return np.stack(out, 1)
+
+
+def host_generator(key: Array) -> np.random.Generator:
+    """Return NumPy's generator of a JAX key: the same key, the same numbers."""
+    return np.random.default_rng([STREAM, *np.ravel(jax.random.key_data(key)).tolist()])
+
+
+def rounded_up(size: int) -> int:
+    """Return ``size`` rounded up to one of few: 4, 5, 6 or 7 times a power of two, at least 64.
+
+    Arrays of these many rows share compiled programs, at the price of a quarter more work at most.
+
+    >>> [rounded_up(n) for n in (1, 65, 81, 1000, 5000)]
+    [64, 80, 96, 1024, 5120]
+    """
+    step = 1 << max(4, (size - 1).bit_length() - 3)
+    return max(64, -(-size // step) * step)
+
+
+def is_traced(value: Any) -> bool:
+    """Return whether ``value`` is only known inside a transformation, so that it cannot be checked."""
+    return isinstance(value, jax.core.Tracer)  # type: ignore[attr-defined]
+
+
+def is_zero(value: Any) -> bool:
+    """Return whether the number ``value`` is known to be zero; under ``jit``, ``==`` would be traced."""
+    return not is_traced(value) and float(value) == 0
+
+
+def shapes(self: Any) -> str:
+    """Return a ``__repr__`` that shows the precision and shape of every array, not its numbers."""
+    return eqx.tree_pformat(self)

@@ -1,0 +1,230 @@
+"""The door: a table is checked once, keys and numbers too, and every error names what is wrong."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+KINDS = {"b": "boolean", "i": "integer", "u": "integer"}
+EXACT = 2.0**53  # beyond, float64 rounds integers
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of numbers that have been checked; made by ``Table.of``.
+
+    Attributes:
+        values: Rows of positive weight, float64 (n, d), finite.
+        weights: Their weights (n,), positive, summing to one.
+        columns: The columns' names, if they have any.
+        kinds: "real", "integer" or "boolean": how each column came.
+        dtype: Precision of what is computed from the table: its own, float32 unless x64 is enabled.
+        name: What errors call the table: the argument, or the file that it came from.
+    """
+
+    values: Float[np.ndarray, "n d"]
+    weights: Float[np.ndarray, "n"]
+    columns: tuple[str, ...] | None
+    kinds: tuple[str, ...]
+    dtype: Any
+    name: str
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        weights: Any = None,
+        *,
+        columns: Sequence[Any] | None = None,
+        name: str = "x",
+    ) -> Table:
+        """Return ``x``, anything that NumPy can view as numbers, as a table; a table as it is.
+
+        Args:
+            x: Rows (n, d).
+            weights: Non-negative weights of the rows (n,), equal by default. Rows of weight 0 are left out.
+            columns: Names of the columns; a DataFrame has its own.
+            name: What errors call it.
+
+        Raises:
+            ValueError: If ``x`` is empty, not two-dimensional, not of finite real numbers or so large that
+                squares overflow, naming row and column; or if ``weights`` do not fit.
+
+        >>> Table.of([[1, 2], [3, 4], [5, 6]], weights=[1, 0, 1]).values.tolist()
+        [[1.0, 2.0], [5.0, 6.0]]
+        """
+        if isinstance(x, Table):
+            if weights is not None:
+                raise ValueError(f"weights: {name} is a Table, which has weights of its own")
+            return x
+        found = getattr(x, "columns", columns)
+        names = None if found is None else tuple(map(str, found))
+        try:
+            array = np.asarray(x)
+            values = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: expected a table of numbers, got {_describe(x)}") from error
+        if values.ndim != 2 or 0 in values.shape:
+            raise ValueError(
+                f"{name}: expected a non-empty table (rows, columns), got shape {values.shape}"
+            )
+        if np.iscomplexobj(array):
+            raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
+        dtypes = getattr(x, "dtypes", None)  # of a DataFrame, one per column
+        dtypes = [array.dtype] * values.shape[1] if dtypes is None else dtypes
+        kinds = tuple(KINDS.get(getattr(dtype, "kind", "f"), "real") for dtype in dtypes)
+        floating = np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize >= 4
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype if floating else np.float64)
+        share = _checked_weights(weights, len(values))
+        if (share == 0).any():
+            values, share = values[share > 0], share[share > 0]
+        table = cls(values, share, names, kinds, dtype, name)
+        table._check_values()
+        return table
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the values."""
+        return np.array(self.values, dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def label(self, column: Any) -> str:
+        """Return how errors name a column: by its name if it has one."""
+        return f"column {column if self.columns is None else repr(self.columns[column])}"
+
+    def _check_values(self) -> None:
+        bad = np.argwhere(~np.isfinite(self.values))
+        if len(bad):
+            row, column = bad[0]
+            raise ValueError(
+                f"{self.name}: expected finite numbers, got {self.values[row, column]} in "
+                f"{self.label(column)}, row {row} ({len(np.unique(bad[:, 0]))} rows affected)"
+            )
+        largest = np.abs(self.values).max(0)
+        if (largest > np.sqrt(np.finfo(self.dtype).max)).any():
+            raise ValueError(
+                f"{self.name}: values of {self.label(int(np.argmax(largest)))} reach {largest.max():.3g}, "
+                f"whose square overflows {self.dtype}; rescale the column"
+            )
+
+    def require_spread(self) -> None:
+        """Raise ``ValueError`` unless a law of full dimension can be learned from the rows.
+
+        Warns of columns that depend on others.
+        """
+        x, n, d = self.values, *self.values.shape
+        largest = np.abs(x).max(0)
+        for j in np.flatnonzero((np.array(self.kinds) == "integer") & (largest > EXACT)):
+            raise ValueError(
+                f"{self.name}: integers of {self.label(j)} exceed 2^53 and would be rounded; "
+                "convert them first"
+            )
+        if n <= d:
+            raise ValueError(
+                f"{self.name}: expected more rows than columns, got {n} rows and {d} columns"
+            )
+        centered = x - x.mean(0)
+        scale = np.sqrt((centered**2).mean(0))
+        for j in np.flatnonzero(scale <= 1e-13 * largest):
+            raise ValueError(
+                f"{self.name}: {self.label(j)} is constant ({x[0, j]:g}); leave it out"
+            )
+        for j in np.flatnonzero(scale <= 4 * np.finfo(self.dtype).eps * largest):
+            raise ValueError(
+                f"{self.name}: {self.label(j)} varies by {scale[j]:.3g} around {x[0, j]:g}, less than "
+                f"{self.dtype} resolves; subtract an offset or enable float64"
+            )
+        centered /= scale
+        correlation = centered.T @ centered / n
+        twins = np.argwhere(np.triu(np.abs(correlation) > 1 - 1e-12, 1))
+        if len(twins):
+            first, second = twins[0]
+            raise ValueError(
+                f"{self.name}: {self.label(second)} repeats {self.label(first)} "
+                f"(correlation {correlation[first, second]:+.0f}); leave one out"
+            )
+        rank = np.linalg.matrix_rank(correlation, tol=1e-10 * d, hermitian=True)
+        if rank < d:
+            text = (
+                f"columns are linearly dependent (rank {rank} of {d}); samples will be noisy there"
+            )
+            warnings.warn(f"{self.name}: {text}", stacklevel=4)
+
+    def warn_of_units(self) -> None:
+        """Warn where one column spreads a thousand times as far as another: no one kernel fits both."""
+        x = self.values
+        spreads = np.where(np.ptp(x, 0) > 0, x.std(0), 0)  # a constant's may be rounding
+        wide, narrow = int(spreads.argmax()), int(np.where(spreads > 0, spreads, np.inf).argmin())
+        if spreads[wide] > 1000 * spreads[narrow] > 0:
+            warnings.warn(
+                f"{self.name}: {self.label(wide)} spreads {spreads[wide] / spreads[narrow]:.1g} times as "
+                f"far as {self.label(narrow)}, whose structure one kernel for both blurs; "
+                "frame=mcs.Affine() standardizes them",
+                stacklevel=4,
+            )
+
+
+def _checked_weights(weights: Any, n: int) -> np.ndarray:
+    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n,):
+        raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError("weights: expected finite, non-negative numbers, not all zero")
+    return weights / weights.sum()
+
+
+def _describe(x: Any) -> str:
+    dtypes = getattr(x, "dtypes", None)
+    if dtypes is not None and hasattr(dtypes, "items"):
+        text = [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind not in "iufb"]
+        return f"non-numeric columns {', '.join(text)}" if text else "a ragged table"
+    return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
+
+
+def two_tables(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Table, Table]:
+    """Return two tables, checked to have the same number of columns."""
+    first, second = (Table.of(a, name=name) for a, name in zip((x, y), names, strict=True))
+    if first.values.shape[1] != second.values.shape[1]:
+        shapes = f"{first.values.shape}, {second.values.shape}"
+        raise ValueError(
+            f"{', '.join(names)}: expected tables with equal columns, got shapes {shapes}"
+        )
+    return first, second
+
+
+def as_key(key: Any, name: str = "key") -> Array:
+    """Return a random key, checked to be one: an integer seed is no key.
+
+    >>> as_key(7)
+    Traceback (most recent call last):
+        ...
+    ValueError: key: expected a random key, got 7; write jax.random.key(7)
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == np.uint32 and np.shape(key) == (2,):  # jax.random.PRNGKey
+        return jax.random.wrap_key_data(key)
+    is_seed = isinstance(key, int | np.integer)
+    advice = f"; write jax.random.key({int(key)})" if is_seed else ""
+    raise ValueError(f"{name}: expected a random key, got {key!r}{advice}")
+
+
+def at_least(least: int, **values: Any) -> None:
+    """Raise ``ValueError`` naming the first of the ``values`` that is no integer of at least ``least``."""
+    for name, value in values.items():
+        try:
+            fits = operator.index(value) >= least
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")

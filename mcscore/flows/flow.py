@@ -1,0 +1,255 @@
+"""The probability flow between noise and data, integrated by diffrax in the variable of a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from mcscore._arrays import is_zero
+from mcscore._validation import at_least
+from mcscore.flows.clocks import CanonicalClock, Clock
+from mcscore.flows.fields import velocity
+from mcscore.flows.solvers import AdamsBashforth
+from mcscore.mixtures.value import Mixture
+from mcscore.schedules import Schedule
+
+DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations
+
+
+class Flow(NamedTuple):
+    """A solved flow.
+
+    Attributes:
+        points: End points (b, d), or (saves, b, d); NaN where the solver failed.
+        result: diffrax's ``RESULTS``, ``diffrax.RESULTS.successful`` or the reason of failure.
+        steps: Number of steps tried.
+    """
+
+    points: Float[Array, "*saves b d"]
+    result: diffrax.RESULTS
+    steps: Array
+
+
+def solve_flow(
+    start: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    to_data: bool = True,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    saves: int | None = None,
+) -> Flow:
+    """Integrate the flow and say how it went; ``transport`` and ``encode`` return its end points.
+
+    Args:
+        start: Noise ``z`` (b, d) if ``to_data``, else data, in the coordinates of ``mixture``.
+        mixture: The data law.
+        schedule: How it is diffused; its noise at ``t = 0`` is what the data keeps.
+        to_data: Direction.
+        clock: In which variable steps are equal.
+        solver: Any of diffrax's ODE solvers.
+        steps: Number of equal steps (default 9), unless a controller is given.
+        stepsize_controller: Any of diffrax's, for adaptive steps; its tolerances are traced.
+        saves: Return so many points of each trajectory, ends included, instead of the end only.
+
+    Raises:
+        ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
+            ``stepsize_controller`` are given, or shapes do not fit.
+    """
+    options = clock, solver, steps, stepsize_controller, saves
+    return _solve(*_arguments(start, mixture, schedule, to_data, *options))
+
+
+def compiled_flow(
+    start: Array,
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock,
+    solver: diffrax.AbstractSolver,
+    steps: int | None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None,
+) -> Callable[[Array, Mixture], Flow]:
+    """Return ``solve_flow`` to data, compiled for starts and mixtures of these shapes.
+
+    For any thread: JAX's settings belong to a thread, and the program has those of the caller's.
+    """
+    options = clock, solver, steps, stepsize_controller, None
+    start, _, _, numbers, *static = _arguments(start, mixture, schedule, True, *options)
+    program = _solve.lower(start, mixture, schedule, numbers, *static).compile()
+    return lambda start, mixture: program(start, mixture, schedule, numbers)
+
+
+def _arguments(
+    start, mixture, schedule, to_data, clock, solver, steps, stepsize_controller, saves
+) -> tuple:
+    """Return the arguments of ``_solve``, checked."""
+    start = jnp.asarray(start, mixture.dtype)
+    if start.ndim != 2 or start.shape[1] != mixture.dimension:
+        raise ValueError(f"start: expected shape (points, {mixture.dimension}), got {start.shape}")
+    if steps is not None and stepsize_controller is not None:
+        raise ValueError("steps: expected None beside a stepsize_controller, which chooses them")
+    if steps is not None:
+        at_least(1, steps=steps)
+    end_variance = schedule.variance(jnp.zeros((), start.dtype))
+    if is_zero(end_variance):
+        mixture.require_width("flow")
+    steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
+    numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))
+    return start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
+
+
+def _is_tolerance(controller: Any) -> Any:
+    """Mark the leaves of a controller to trace: tolerances; its other numbers decide structure."""
+
+    def traced(path, _):
+        return bool(path) and getattr(path[-1], "name", "") in ("rtol", "atol")
+
+    return jax.tree_util.tree_map_with_path(traced, controller)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
+def _solve(
+    start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
+) -> Flow:
+    inner, times = clock(mixture, schedule, start.dtype)
+    # x_1 = sigma(1) z (the paper's start), in the clock's own scale at either end.
+    outer = schedule.rates(jnp.asarray([1, 0], start.dtype))[:2]
+    within = inner.rates(times)[:2]
+    reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
+    scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
+    scale = scale * jnp.stack([jnp.sqrt(outer[1][0]), jnp.ones((), start.dtype)])
+    begin, end = (0, 1) if to_data else (1, 0)
+    t0, t1 = times[begin], times[end]
+
+    if steps is None:
+        controller, dt0 = eqx.combine(numbers, choices), None
+        dt0 = (t1 - t0) / 100 if isinstance(controller, diffrax.ConstantStepSize) else None
+    else:
+        controller, dt0 = diffrax.StepTo(ts=jnp.linspace(t0, t1, steps + 1)), None
+    saveat = diffrax.SaveAt(t1=True)
+    if saves is not None:
+        saveat = diffrax.SaveAt(ts=jnp.linspace(t0, t1, saves))
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, x, law: velocity(x, t, law, inner)),
+        solver,
+        t0=t0,
+        t1=t1,
+        dt0=dt0,
+        y0=scale[begin] * start,
+        args=mixture,
+        stepsize_controller=controller,
+        saveat=saveat,
+        max_steps=max(4096, 0 if steps is None else steps),
+        throw=False,
+    )
+    assert solution.ys is not None
+    failed = solution.result != diffrax.RESULTS.successful
+    points = jnp.where(failed, jnp.nan, solution.ys / scale[end])
+    points = points[0] if saves is None else points
+    return Flow(points, solution.result, solution.stats["num_steps"])
+
+
+def _total(moments: tuple[Array, Array], reference: Array) -> Array:
+    """Return the variance of ``x_t`` under a law of variance ``reference``: the clocks' scales."""
+    alpha, variance = moments
+    return alpha**2 * reference + variance
+
+
+def transport(
+    z: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+) -> Float[Array, "b d"]:
+    """Return the data points to which the reverse ODE carries noise ``z``, (b, d).
+
+    A solve that fails (see ``solve_flow``, which says why) gives NaN, never a guess.
+    Arguments and errors are those of ``solve_flow``.
+
+    >>> import diffrax
+    >>> from mcscore import Isotropic, Linear, TimeClock, mixture
+    >>> law = mixture(jnp.eye(2), kernel=Isotropic(0.1))
+    >>> z = jax.random.normal(jax.random.key(0), (4, 2))
+    >>> transport(z, law, Linear()).shape
+    (4, 2)
+    >>> transport(z, law, Linear(), clock=TimeClock(), solver=diffrax.Euler(), steps=500).shape
+    (4, 2)
+    """
+    options: Any = dict(
+        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+    )
+    return solve_flow(z, mixture, schedule, to_data=True, **options).points
+
+
+def encode(
+    x: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    clock: Clock = CanonicalClock(),
+    solver: diffrax.AbstractSolver = diffrax.Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+) -> Float[Array, "b d"]:
+    """Return the noise from which ``transport`` reaches ``x``: its inverse, to the solver's tolerance.
+
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> law = mixture(jnp.eye(2), kernel=Isotropic(0.5))
+    >>> z = jnp.array([[0.3, -0.2]])
+    >>> bool(jnp.allclose(encode(transport(z, law, Linear()), law, Linear()), z, atol=1e-3))
+    True
+    """
+    options: Any = dict(
+        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+    )
+    return solve_flow(x, mixture, schedule, to_data=False, **options).points
+
+
+def trajectory(
+    z: Float[ArrayLike, "b d"],
+    mixture: Mixture,
+    schedule: Schedule,
+    *,
+    points: int = 50,
+    **options: Any,
+) -> Float[Array, "points b d"]:
+    """Return ``points`` states of every trajectory, noise first, at equal intervals of the clock.
+
+    With the canonical clock the states are ``u``: noise and data both of unit scale.
+
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> trajectory(jnp.ones((3, 2)), mixture(jnp.eye(2), kernel=Isotropic(0.5)), Linear()).shape
+    (50, 3, 2)
+    """
+    return solve_flow(z, mixture, schedule, saves=points, **options).points
+
+
+def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
+    """Return how many velocity evaluations ``steps`` steps take; None where it is not known.
+
+    >>> evaluations(diffrax.Bosh3(), 9), evaluations(diffrax.Euler(), 500)
+    (28, 500)
+    """
+    if isinstance(solver, diffrax.Euler):
+        return steps
+    if isinstance(solver, AdamsBashforth):
+        return steps + 2
+    if not isinstance(solver, diffrax.AbstractERK):
+        return None
+    tableau: Any = solver.tableau
+    return steps * (tableau.num_stages - tableau.fsal) + tableau.fsal

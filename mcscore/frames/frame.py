@@ -1,0 +1,96 @@
+"""Frames: invertible maps between the user's columns and the coordinates in which the law lives.
+
+A frame is asked for by a frozen value (`Affine()`), fitted to data once on the host, and from then on
+a pytree of arrays with three methods:
+
+    y = frame.forward(x)        x = frame.inverse(y)        frame.log_det(x) = log |det dy/dx|
+
+so that a density in the user's units is ``log p(x) = log p(y) + log_det(x)``. Draws pass through
+``frame.restore(x)``, which ends far tails and, where ties were spread before fitting, puts draws back
+on them. All of them take NumPy arrays too and keep their float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mcscore.frames.ties import tied
+
+
+@dataclass(frozen=True)
+class FrameKind:
+    """Base of what can be asked for as a frame: a kind that is yet to be fitted, or a fitted frame.
+
+    ``spreads_ties`` says whether ties are to be spread before it is fitted.
+    """
+
+    spreads_ties: ClassVar[bool] = False
+
+    def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
+        """Return the frame fitted to ``x`` (n, d) with row ``weights`` (n,)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Frame(FrameKind):
+    """Base of fitted frames.
+
+    Attributes:
+        ties: Tied values of every column and the ends of the interval over which each was spread,
+            (3, d, m), padded with inf; None where nothing was spread. See ``ties``.
+    """
+
+    ties: Any = field(default=None, kw_only=True)
+
+    def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
+        """Return the frame as it is."""
+        return self
+
+    def forward(self, x: Any) -> Any:
+        """Return ``y`` (b, d) for ``x`` (b, d) in the user's units."""
+        raise NotImplementedError
+
+    def inverse(self, y: Any) -> Any:
+        """Return ``x`` (b, d) in the user's units for ``y`` (b, d)."""
+        raise NotImplementedError
+
+    def log_det(self, x: Any) -> Any:
+        """Return ``log |det dy/dx|`` (b,) at ``x`` (b, d)."""
+        raise NotImplementedError
+
+    def calibrated(
+        self,
+        tails: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        x: np.ndarray,
+        weights: np.ndarray,
+    ) -> Frame:
+        """Return the frame that gives a law the marginals of ``x`` (n, d), weights (n,), if it can.
+
+        ``tails(onto, points)``, (g, a): the law's mass of ``(y @ onto)_j`` on the far side of
+        ``points[:, j]`` from zero, see ``conditioning.tails``.
+        """
+        return self
+
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> Frame:
+        """Return the frame whose coordinates give ``y`` (n, d) the mean and covariance of ``wanted``.
+
+        Its affine part takes up the difference: ``y`` becomes ``y @ A + b``. Unchanged where a
+        covariance is singular or not finite.
+        """
+        raise NotImplementedError
+
+    def part(self, columns: Sequence[int], dimension: int) -> tuple[Frame, Any]:
+        """Return the frame of some columns alone, and the matrix (d, len(columns)) that leads to it.
+
+        The whole has ``dimension`` columns. The part's coordinates are ``y @ matrix``, scaled to unit
+        length of the matrix's columns.
+        """
+        raise NotImplementedError
+
+    def restore(self, x: Any) -> Any:
+        """Return draws ``x`` (b, d) with every value in the interval of a tie put back on it."""
+        return x if self.ties is None else tied(x, self.ties)

@@ -1,0 +1,257 @@
+r"""Labelling: noise is carried to data by the reverse ODE, and each trajectory is a labeled pair.
+
+Pairs come in chunks of fixed size; chunk k depends on ``fold_in(key, k)`` alone, so that results depend
+neither on how many chunks follow nor on whether a run was interrupted: with ``checkpoint=`` every
+finished chunk is a file, and the same call takes up where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from tqdm import tqdm
+
+from mcscore._validation import as_key, at_least
+from mcscore.flows.clocks import CanonicalClock, Clock
+from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solve_flow
+from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
+from mcscore.generators.noise import Normal, Sobol
+from mcscore.generators.pairs import Pairs, PairsReport
+from mcscore.mixtures.value import Mixture
+from mcscore.schedules import Schedule
+from mcscore.storage import Checkpoint, fingerprint
+
+STEPS = (5, 7, 9, 12, 16, 22, 30, 42, 60, 84, 120)  # tried for ``tolerance``
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How pairs are made: the options of ``generate_pairs``, checked."""
+
+    noise: Normal | Sobol = Normal()
+    minibatch: int | None = None
+    clock: Clock = CanonicalClock()
+    solver: Solver = Bosh3()
+    steps: int | None = None
+    stepsize_controller: Controller | None = None
+    tolerance: float | None = None
+    chunk_size: int = 5000
+    error_sample: int = 250
+
+    def __post_init__(self) -> None:
+        at_least(1, chunk_size=self.chunk_size)
+        at_least(0, error_sample=self.error_sample)
+        optional = dict(minibatch=self.minibatch, steps=self.steps)
+        at_least(1, **{name: value for name, value in optional.items() if value is not None})
+        if self.steps is not None and self.stepsize_controller is not None:
+            raise ValueError(
+                "steps: expected None beside a stepsize_controller, which chooses them"
+            )
+        tolerance = self.tolerance
+        free = self.steps is None and self.stepsize_controller is None and self.error_sample > 0
+        if tolerance is not None and not (tolerance > 0 and free):
+            raise ValueError(
+                "tolerance: expected a positive number, without steps or stepsize_controller and "
+                f"with error_sample > 0, got {tolerance}"
+            )
+
+    @property
+    def integration(self) -> dict[str, Any]:
+        """Options of ``solve_flow``."""
+        names = ("clock", "solver", "steps", "stepsize_controller")
+        return {name: getattr(self, name) for name in names}
+
+    def noise_of(self, key: Array, index: int, law: Mixture) -> Array:
+        """Return the noise of a chunk."""
+        return self.noise.chunk(key, index, self.chunk_size, law.dimension, law.dtype)
+
+    def law_of(self, key: Array, index: int, law: Mixture) -> Mixture:
+        """Return the law of a chunk: all rows, or the mini-batch of its own."""
+        if self.minibatch is None:
+            return law
+        return _subsample(law, jax.random.fold_in(key, index), self.minibatch)
+
+
+_subsample = jax.jit(Mixture.subsample, static_argnums=2)
+
+
+class _Chunk(NamedTuple):
+    z: np.ndarray
+    x: np.ndarray
+    steps: int  # 0 if read from a checkpoint
+
+
+def generate_pairs(
+    key: Array,
+    mixture: Mixture,
+    schedule: Schedule,
+    n: int,
+    *,
+    noise: Normal | Sobol = Normal(),
+    minibatch: int | None = None,
+    clock: Clock = CanonicalClock(),
+    solver: Solver = Bosh3(),
+    steps: int | None = None,
+    stepsize_controller: Controller | None = None,
+    tolerance: float | None = None,
+    chunk_size: int = 5000,
+    error_sample: int = 250,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Pairs:
+    """Return ``n`` labeled pairs: noise and the points to which the reverse ODE carries it.
+
+    O(n rows d) per velocity evaluation; one compiled program serves every chunk, and on CPUs
+    several chunks are solved side by side.
+
+    Args:
+        key: Random key.
+        mixture: The data law.
+        schedule: How it is diffused; the labels keep its noise at ``t = 0``.
+        n: Number of pairs.
+        noise: ``Normal()`` or ``Sobol()`` of ``mcscore.generators``.
+        minibatch: Rows drawn with replacement once per chunk and used for its whole trajectory, as
+            the paper does; all rows by default. Each mini-batch gives its own map ``z -> x``.
+        clock: See ``transport``.
+        solver: See ``transport``.
+        steps: See ``transport``.
+        stepsize_controller: See ``transport``.
+        tolerance: Choose ``steps``: the fewest whose RMS error, on ``error_sample`` trajectories, is at
+            most this share of the law's standard deviation.
+        chunk_size: Pairs solved together.
+        error_sample: Trajectories, at most, solved tightly to measure the labels' error; 0 for none.
+        checkpoint: Folder for finished chunks, to resume from.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``checkpoint`` holds chunks of another run.
+        RuntimeError: If no trajectory stayed finite. Where some did not they are left out, counted in
+            the report, and warned about.
+
+    >>> from mcscore import Isotropic, Linear, mixture
+    >>> law = mixture(jnp.eye(2), kernel=Isotropic(0.5))
+    >>> z, x = generate_pairs(jax.random.key(0), law, Linear(), n=100)
+    >>> z.shape, x.shape
+    ((100, 2), (100, 2))
+    """
+    at_least(1, n=n)
+    how = Labelling(
+        noise,
+        minibatch,
+        clock,
+        solver,
+        steps,
+        stepsize_controller,
+        tolerance,
+        chunk_size,
+        error_sample,
+    )
+    how = replace(how, chunk_size=min(chunk_size, n))
+    noise_key, batch_key = jax.random.split(as_key(key))
+    store = None
+    if checkpoint is not None:
+        law = (mixture.blocks, mixture.width, mixture.variance, mixture.frame)
+        store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how))
+
+    sample = min(how.error_sample, how.chunk_size)
+    deviation, tight = float(np.sqrt(mixture.variance)), np.zeros((0, mixture.dimension))
+    if sample:
+        z = how.noise_of(noise_key, 0, mixture)[:sample]
+        first = how.law_of(batch_key, 0, mixture)
+        tight = np.asarray(
+            solve_flow(z, first, schedule, solver=Dopri5(), steps=4 * DEFAULT_STEPS).points
+        )
+        if how.tolerance is not None:
+            bound = how.tolerance * deviation
+            found = _fewest_steps(z, first, schedule, tight, bound, how)
+            how = replace(how, steps=found, tolerance=None)
+
+    program = None
+
+    def job(index: int) -> Callable[[], _Chunk]:
+        """Return what makes a chunk, in any thread; what depends on JAX's settings is done here."""
+        nonlocal program
+        part = f"chunk-{index:06d}"
+        found = store.read(part) if store else None
+        if found is not None:
+            return lambda: _Chunk(found["z"], found["x"], 0)
+        law, z = how.law_of(batch_key, index, mixture), how.noise_of(noise_key, index, mixture)
+        program = solve = program or compiled_flow(z, law, schedule, **how.integration)
+
+        def make() -> _Chunk:
+            flow = solve(z, law)
+            chunk = _Chunk(np.asarray(z), np.asarray(flow.points), int(flow.steps))
+            if store:
+                store.write(part, {"z": chunk.z, "x": chunk.x})
+            return chunk
+
+        return make
+
+    chunks = _made(job, -(-n // how.chunk_size), progress)
+    z, x, steps_taken = zip(*chunks, strict=True)
+    z, x, taken = np.concatenate(z)[:n], np.concatenate(x)[:n], max(steps_taken)
+
+    finite = np.isfinite(x).all(1)
+    if not finite.any():
+        raise RuntimeError(
+            "generate_pairs: no trajectory stayed finite; see solve_flow for the reason"
+        )
+    if not finite.all():
+        text = f"{n - finite.sum()} of {n} trajectories did not stay finite and were left out"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    error = _distance(x[:sample], tight) if sample else np.full(1, np.nan)
+    report = PairsReport(
+        pairs=int(finite.sum()),
+        nonfinite=int((~finite).sum()),
+        evaluations=evaluations(solver, taken) if taken else None,
+        error_sample=sample,
+        error_rms=float(np.sqrt(np.mean(error**2))),
+        error_median=float(np.median(error)),
+        switched=float(np.mean(error > deviation / 2)) if sample else float("nan"),
+    )
+    return Pairs(jnp.asarray(z[finite]), jnp.asarray(x[finite]), mixture.frame, report)
+
+
+def _made(job: Callable[[int], Callable[[], _Chunk]], count: int, progress: bool) -> list[_Chunk]:
+    """Return all chunks, on a CPU several at once: XLA's element-wise code keeps one core busy."""
+    side_by_side = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(side_by_side) as pool:
+        try:
+            made = pool.map(lambda make: make(), map(job, range(count)))
+            return list(tqdm(made, "labels", count, disable=not progress, leave=False))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # failed or interrupted: no more
+
+
+def _distance(x: Array | np.ndarray, tight: np.ndarray) -> np.ndarray:
+    """Return each label's distance per coordinate from the tight solve, where both are finite."""
+    error = np.sqrt(np.mean((tight - np.asarray(x)) ** 2, axis=1))
+    return error[np.isfinite(error)]
+
+
+def _fewest_steps(
+    z: Array, law: Mixture, schedule: Schedule, tight: np.ndarray, bound: float, how: Labelling
+) -> int:
+    """Return the fewest steps whose RMS error is within ``bound``; warn where the most do not do."""
+    rms = np.inf
+    for steps in STEPS:
+        options: Any = how.integration | {"steps": steps}
+        x = solve_flow(z, law, schedule, **options).points
+        rms = np.sqrt(np.mean(_distance(x, tight) ** 2))
+        if rms <= bound:
+            return steps
+    warnings.warn(
+        f"tolerance: RMS error {rms:.2g} after {STEPS[-1]} steps, more than {bound:.2g}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return STEPS[-1]

@@ -1,0 +1,295 @@
+r"""Supervised training: least squares on the labeled pairs, ``min_theta mean |net(z) - x|^2``.
+
+(arXiv 2310.14458, Section 3.) One epoch is one compiled ``lax.scan``; between epochs the host only
+looks at the losses, and keeps the state where it is told to: training resumes to the bit. The weights kept
+are the running average (EMA) with the best validation loss.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from tqdm import trange
+
+from mcscore._arrays import shapes
+from mcscore._validation import as_key, at_least
+from mcscore.generators.descent import State, begin, default_optimizer, descend
+from mcscore.generators.generator import Generator
+from mcscore.generators.networks import MLP
+from mcscore.generators.pairs import Pairs
+from mcscore.storage import Checkpoint, fingerprint
+
+
+class History(NamedTuple):
+    """Losses per epoch (mean squared error per coordinate) and the epoch whose weights were kept."""
+
+    train_loss: Float[np.ndarray, "epochs"]
+    validation_loss: Float[np.ndarray, "epochs"]
+    best_epoch: int
+    stopped_early: bool
+    encoder: Any = None  # the encoder's own History, where one was trained
+    __repr__ = shapes
+
+
+# See benchmarks/generator.py; the encoder is only where Newton's method starts.
+DEFAULT_STEPS = dict(training=3000, encoder=1500)
+LEGS = 50  # of a training that is kept, each saved
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained: the options of ``train``, checked."""
+
+    network: MLP = MLP()
+    optimizer: optax.GradientTransformation | None = None
+    epochs: int | None = None
+    batch_size: int | None = 512
+    validation: float = 0.1
+    patience: int | None = None
+    ema: float = 0.998
+    encoder: bool = False
+    recalibrate: bool = True
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("epochs", "batch_size", "patience")}
+        at_least(1, **{name: value for name, value in counts.items() if value is not None})
+        for name in ("validation", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
+
+
+def train(
+    key: Array,
+    pairs: Pairs,
+    *,
+    network: MLP = MLP(),
+    optimizer: optax.GradientTransformation | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = 512,
+    validation: float = 0.1,
+    patience: int | None = None,
+    ema: float = 0.998,
+    encoder: bool = False,
+    recalibrate: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> tuple[Generator, History]:
+    """Return the generator that maps ``pairs.z`` to ``pairs.x`` best, and the losses on the way.
+
+    Its mean and covariance are finally those of the labels (see ``recalibrated``).
+
+    Args:
+        key: Random key.
+        pairs: Labeled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
+        network: Architecture.
+        optimizer: Any of optax; Muon with warm-up and cosine decay over all epochs by default.
+        epochs: Passes over the pairs, at most; by default as many as make 3,000 steps, 1,500
+            of the encoder, up to 300.
+        batch_size: Pairs per step; None for all of them, as the paper does.
+        validation: Share of the pairs held out; with 0 the weights of the last epoch are kept.
+        patience: Epochs without a better validation loss before stopping; by default a fifth of all.
+        ema: Decay per step of the averaged weights, 0 for none.
+        encoder: Train a second network of the same architecture from ``pairs.x`` to ``pairs.z``.
+        recalibrate: Give the generator's points the mean and covariance of the labels.
+        checkpoint: Folder in which training is kept every fiftieth of its epochs, to resume from: to the bit.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If the pairs do not match, are not finite, a setting is out of range, or ``checkpoint``
+            holds another training.
+        FloatingPointError: If the loss is not finite from the first epoch on.
+
+    >>> z = jax.random.normal(jax.random.key(0), (200, 2))
+    >>> gen, history = train(jax.random.key(1), Pairs(z, 2 * z), network=MLP(width=8, depth=1), epochs=2)
+    >>> gen(z).shape, len(history.train_loss)
+    ((200, 2), 2)
+    """
+    z, x = (jnp.asarray(part) for part in pairs)
+    if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
+        raise ValueError(
+            f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
+        )
+    if not (np.isfinite(z).all() and np.isfinite(x).all()):
+        raise ValueError("pairs: expected finite numbers")
+    options = Training(
+        network, optimizer, epochs, batch_size, validation, patience, ema, encoder, recalibrate
+    )
+    split_key, decoder_key, encoder_key = jax.random.split(as_key(key), 3)
+    data, held_out = _divided(split_key, z, x, round(validation * len(z)))
+    problems = [_posed(decoder_key, data, held_out, "training", options)]
+    if encoder:
+        turned = held_out and held_out[::-1]
+        problems.append(_posed(encoder_key, data[::-1], turned, "encoder", options))
+    (params, history), *inverse = _solved(problems, checkpoint, progress)
+    generator = Generator(params, pairs.frame, network)
+    generator = recalibrated(generator, pairs) if recalibrate else generator
+    if not encoder:
+        return generator, history
+    return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
+
+
+_Regression = tuple[Array, Array]  # inputs and targets, row by row
+
+
+@partial(jax.jit, static_argnums=3)
+def _divided(key: Array, z: Array, x: Array, held: int) -> tuple[_Regression, _Regression | None]:
+    """Return the pairs to train on and those held out, if any, in random order."""
+    order = jax.random.permutation(key, len(z))
+    z, x = z[order], x[order]
+    return (z[held:], x[held:]), (z[:held], x[:held]) if held else None
+
+
+def recalibrated(generator: Generator, pairs: Pairs) -> Generator:
+    """Return the generator whose output has the labels' mean and covariance.
+
+    Least squares shrinks labels that it cannot explain. The generator's frame takes up an affine map
+    of the network's coordinates under which its points for the pairs' noise have the moments of the
+    pairs' labels, in which the noise of both cancels.
+    """
+    y = np.asarray(_outputs(generator.params, jnp.asarray(pairs.z), generator.network))
+    return replace(generator, frame=pairs.frame.recalibrated(y, np.asarray(pairs.x)))
+
+
+@partial(jax.jit, static_argnums=2)
+def _outputs(params: Any, z: Array, network: MLP) -> Array:
+    return jax.lax.map(lambda row: network.apply(params, row[None])[0], z, batch_size=10_000)
+
+
+class _Problem(NamedTuple):
+    """A regression ready to run: one epoch's program and all it takes, but not yet compiled."""
+
+    name: str
+    epoch: jax.stages.Lowered
+    state: State
+    key: Array
+    data: _Regression
+    held_out: _Regression | None
+    epochs: int
+    patience: int
+
+
+class _Progress(NamedTuple):
+    """Where a training stands; the best weights so far, their epoch and loss, and all losses (epochs, 2)."""
+
+    state: State
+    best: Any
+    best_epoch: np.ndarray
+    best_loss: np.ndarray
+    losses: np.ndarray
+
+
+def _posed(
+    key: Array, data: _Regression, held_out: _Regression | None, name: str, options: Training
+) -> _Problem:
+    """Return the regression as a problem."""
+    init_key, epoch_key = jax.random.split(key)
+    network, rows = options.network, len(data[0])
+    batch = min(options.batch_size or rows, rows)
+    epochs = options.epochs or min(300, -(-DEFAULT_STEPS[name] // (rows // batch)))
+    optimizer = options.optimizer or default_optimizer(epochs * (rows // batch))
+    state = begin(network.init(init_key, data[0].shape[1], data[0].dtype), optimizer, options.ema)
+    program = _epoch.lower(state, epoch_key, data, held_out, network, optimizer, batch, options.ema)
+    patience = options.patience or -(-epochs // 5)
+    return _Problem(
+        name, program, state, epoch_key, data, held_out, epochs, patience if held_out else epochs
+    )
+
+
+def _solved(
+    problems: list[_Problem], checkpoint: str | os.PathLike | None, progress: bool
+) -> list[tuple[Any, History]]:
+    """Solve all problems at once: on a CPU, one regression leaves the second core idle.
+
+    JAX's settings belong to a thread: they were read when the programs were lowered, in the caller's.
+    """
+    stop, store = Event(), None
+    if checkpoint is not None:  # a program's text has its network, optimizer and numbers in it
+        runs = [(p.epoch.as_text(), p.key, p.data, p.held_out, p.patience) for p in problems]
+        store = Checkpoint(checkpoint, fingerprint(runs))
+    with ThreadPoolExecutor(len(problems)) as pool:
+        try:
+            return list(pool.map(lambda problem: _solve(problem, store, progress, stop), problems))
+        finally:
+            stop.set()  # one has failed or was interrupted: the other need not finish
+
+
+def _solve(
+    problem: _Problem, store: Checkpoint | None, progress: bool, stop: Event
+) -> tuple[Any, History]:
+    """Return the parameters that fit best, and the losses on the way."""
+    run, leg = problem.epoch.compile(), -(-problem.epochs // LEGS)
+    at = _resumed(problem, store)
+    bar = trange(
+        len(at.losses), problem.epochs, desc=problem.name, disable=not progress, leave=False
+    )
+    for epoch in bar:
+        if epoch - 1 - at.best_epoch >= problem.patience or stop.is_set():
+            break
+        key = jax.random.fold_in(problem.key, epoch)
+        state, candidate, *loss = run(at.state, key, problem.data, problem.held_out)
+        loss = np.array([[float(value) for value in loss]])
+        at = at._replace(state=state, losses=np.concatenate([at.losses, loss]))
+        if problem.held_out is None or loss[0, 1] < at.best_loss:
+            at = at._replace(
+                best=candidate, best_epoch=np.asarray(epoch), best_loss=np.asarray(loss[0, 1])
+            )
+        bar.set_postfix(validation=f"{loss[0, 1]:.2e}")
+        if store and ((epoch + 1) % leg == 0 or epoch + 1 == problem.epochs):
+            store.write(problem.name, _numbered(at))
+    if not np.isfinite(at.best_loss):
+        raise FloatingPointError(
+            "train: the loss was never finite; lower the optimizer's learning rate"
+        )
+    train_losses, validation_losses = at.losses.T
+    stopped = len(at.losses) < problem.epochs
+    return at.best, History(train_losses, validation_losses, int(at.best_epoch), stopped)
+
+
+def _numbered(progress: _Progress) -> dict[str, np.ndarray]:
+    return {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(progress))}
+
+
+def _resumed(problem: _Problem, store: Checkpoint | None) -> _Progress:
+    """Return where the training stands: at its start, or where its checkpoint left it."""
+    best = jax.tree.map(np.array, problem.state.params)  # a copy: the state's memory is given away
+    start = _Progress(problem.state, best, np.asarray(0), np.asarray(np.inf), np.zeros((0, 2)))
+    found = store.read(problem.name) if store else None
+    if found is None:
+        return start
+    leaves = [found[name] for name in sorted(found)]
+    at = jax.tree.unflatten(jax.tree.structure(start), leaves)
+    return at._replace(state=jax.device_put(at.state), best=jax.device_put(at.best))
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
+def _epoch(state, key, data, held_out, network, optimizer, batch, ema):
+    """Return the state after one pass, the averaged weights, and their losses.
+
+    Without pairs held out the second loss is the first one again.
+    """
+    z, x = data
+
+    def loss(params, z, x):
+        return jnp.mean((network.apply(params, z) - x) ** 2)
+
+    def step(carry, index):
+        state, _ = carry
+        rows = (z, x) if batch == len(z) else (z[index], x[index])
+        value, gradient = jax.value_and_grad(loss)(state.params, *rows)
+        return descend(state, gradient, optimizer, ema), value
+
+    steps = len(z) // batch
+    order = jax.random.permutation(key, len(z))[: steps * batch].reshape(steps, batch)
+    (state, averaged), values = jax.lax.scan(step, (state, state.params), order)
+    judged = values.mean() if held_out is None else loss(averaged, *held_out)
+    return state, averaged, values.mean(), judged

@@ -1,0 +1,21 @@
+"""The jet of log p: density, score and Laplacian of a mixture in blocks, in one pass over its rows."""
+
+from mcscore.jet.blocks import Blocks, Evaluation
+from mcscore.jet.conditioning import conditional, marginal
+from mcscore.jet.readings import Coefficients, Denoiser, Jet, Reading, Score, Velocity, merge
+from mcscore.jet.streaming import stream
+
+__all__ = [
+    "Blocks",
+    "Coefficients",
+    "Denoiser",
+    "Evaluation",
+    "Jet",
+    "Reading",
+    "Score",
+    "Velocity",
+    "conditional",
+    "marginal",
+    "merge",
+    "stream",
+]

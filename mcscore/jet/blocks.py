@@ -1,0 +1,71 @@
+r"""Blocks: how a Gaussian mixture with one component per row is stored, and how it is evaluated.
+
+The rows of a block share a center ``c``, an orthonormal basis ``R`` and the variances ``v`` of their kernel
+along it; a row is kept as ``R^T (m - c)``, so that it is small and loses no digits in float32. A block is the
+unit of memory (one is looked at at a time), of precision, and of parallelism.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from mcscore._arrays import shapes
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Rows of the mixture, stored block by block.
+
+    Attributes:
+        rows: ``m - c`` in the block's basis (k, r, d), zero where padded.
+        log_weights: Log of each row's weight in the whole mixture (k, r), ``-inf`` where padded.
+        centers: Each block's center (k, d).
+        bases: Orthonormal columns (k, d, d), or None for the identity (isotropic kernels).
+        variances: Kernel variances along the basis (k, d).
+    """
+
+    rows: Any
+    log_weights: Any
+    centers: Any
+    bases: Any
+    variances: Any
+    __repr__ = shapes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a mixture is evaluated: no number changes but by rounding, only time and memory.
+
+    It travels with the mixture and is part of what a compiled program belongs to. By default as fits a
+    CPU: tile times block within its caches, yet work enough in every step of the scan over blocks.
+
+    Args:
+        queries: Queries evaluated together (a tile), at most.
+        weights: Posterior weights, one per query and row of a block, held at once, about; but never so few
+            that a tile has less than 1,024 queries.
+        careful: Compute a tile in float64 where float32 would lose digits (see ``stream``).
+
+    >>> Evaluation().tile(rows=1024), Evaluation(queries=128).tile(rows=1024)
+    (1024, 128)
+    """
+
+    queries: int = 8192
+    weights: int = 2**20
+    careful: bool = True
+
+    @classmethod
+    def on(cls, device: Any) -> Evaluation:
+        """Return what suits a device; one with its own memory takes larger tiles."""
+        if device.platform == "cpu":
+            return cls()
+        memory = (device.memory_stats() or {}).get("bytes_limit", 2**34)
+        # A query with 1,024 rows in 2**20 bytes: weights and their copies take a hundredth of them.
+        return cls(queries=16_384, weights=memory // 2**10)
+
+    def tile(self, rows: int) -> int:
+        """Return how many queries are evaluated together with blocks of ``rows`` rows."""
+        return min(self.queries, max(1024, self.weights // rows))

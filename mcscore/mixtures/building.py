@@ -1,0 +1,78 @@
+"""Building a mixture: rows are checked once, ties spread, and laid out as the kernel says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mcscore._arrays import on_device
+from mcscore._validation import Table, as_key, at_least
+from mcscore.frames import FrameKind, dequantized
+from mcscore.jet import Evaluation
+from mcscore.mixtures.kernels import Dirac, Kernel
+from mcscore.mixtures.report import Report
+from mcscore.mixtures.value import BLOCK_ROWS, Mixture, moments
+
+
+def mixture(
+    x: Any,
+    *,
+    kernel: Kernel = Dirac(),
+    weights: Any = None,
+    frame: FrameKind | None = None,
+    key: Array | None = None,
+    block_rows: int = BLOCK_ROWS,
+    evaluation: Evaluation | None = None,
+) -> Mixture:
+    """Return the law of the rows of ``x``: one Gaussian (or point) per row.
+
+    Host code, in float64; the result has the precision of ``x`` (float32 unless x64 is enabled).
+
+    Args:
+        x: Data, (n, d), anything NumPy can view as a table of finite numbers.
+        kernel: Which Gaussian each row carries.
+        weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
+        frame: Coordinates of the law (``Identity()``, ``Affine()``, ``Gaussianize()``), fitted to ``x``,
+            or a frame fitted elsewhere; by default what ``Auto()`` chooses, else the identity (columns of
+            different units need more).
+        key: Random key of whatever is left to chance: where ties are spread, clusters, splits, samples of
+            a cluster's rows. ``jax.random.key(0)`` by default.
+        block_rows: Rows evaluated together, at most.
+        evaluation: How the law is to be evaluated; by default as suits the device.
+
+    Raises:
+        ValueError: If ``x`` is not a non-empty table of finite numbers, or ``weights`` do not fit; with
+            ``Auto()`` also of fewer than five rows, or with a constant column.
+
+    >>> from mcscore import Isotropic
+    >>> law = mixture(np.eye(3), kernel=Isotropic(0.5))
+    >>> law.dimension, law.blocks.rows.shape
+    (3, (1, 3, 3))
+    """
+    table = Table.of(x, weights)
+    at_least(1, block_rows=block_rows)
+    spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
+    frames = kernel.usual_frames(table) if frame is None else (frame,)
+    values, share, ties = table.values, {}, None
+    if any(candidate.spreads_ties for candidate in frames):
+        values, share, ties = dequantized(spread_key, values)
+    chosen = kernel.choose(kernel_key, values, table.weights, frames, block_rows)
+    kept = np.isfinite(chosen.blocks.log_weights)
+    report = Report(
+        rows=len(values),
+        columns=values.shape[1],
+        kernel=repr(chosen.kernel),
+        frame=repr(chosen.frame),
+        blocks=len(kept),
+        padding=1 - float(kept.mean()),
+        tied=share,
+        **chosen.evidence,
+    )
+    fitted = chosen.fitted if ties is None else replace(chosen.fitted, ties=ties)
+    blocks, width, variance = on_device((chosen.blocks, *moments(chosen.blocks)), table.dtype)
+    evaluation = evaluation or Evaluation.on(jax.local_devices()[0])
+    return Mixture(blocks, width, variance, fitted, evaluation, report)

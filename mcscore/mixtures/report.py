@@ -1,0 +1,80 @@
+"""The report of a law: what was chosen, by which evidence, and what a user should know of it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+from mcscore._printing import text_table
+
+
+class Trial(NamedTuple):
+    """One point of the curve: held-out log-likelihood per row, in nats and the user's units."""
+
+    frame: str
+    clusters: int
+    partitions: int
+    h: float
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a user should know of a law before trusting it; ``str`` and ``to_json`` tell it.
+
+    Attributes:
+        rows: Rows of positive weight.
+        columns: Number of columns.
+        kernel: The kernel, chosen or given.
+        frame: The frame, chosen or given.
+        blocks: Blocks stored, each padded to the longest.
+        padding: Share of the storage that is padding.
+        log_likelihood: Held-out, mean in nats per row and the user's units (``Auto`` only).
+        memorization: Share of draws from the training part's law nearer to a training row than to any
+            of as many held-out rows, columns standardized; 0.5 means no copying (``Auto`` only).
+        tied: Share of tied rows in columns where values repeat (integers, atoms).
+        curve: Every trial of ``Auto``.
+    """
+
+    rows: int
+    columns: int
+    kernel: str
+    frame: str
+    blocks: int
+    padding: float
+    log_likelihood: float | None = None
+    memorization: float | None = None
+    tied: dict[int, float] = field(default_factory=dict, repr=False)
+    curve: list[Trial] = field(default_factory=list, repr=False)
+
+    @property
+    def memorisation(self) -> float | None:
+        """``memorization``, by its name in version 0.1."""
+        warnings.warn("memorisation is now memorization", DeprecationWarning, stacklevel=2)
+        return self.memorization
+
+    def to_json(self) -> str:
+        """Return everything as JSON."""
+        plain = asdict(self) | {"curve": [trial._asdict() for trial in self.curve]}
+        return json.dumps(plain, indent=1)
+
+    def __str__(self) -> str:
+        lines = {
+            "rows x columns": f"{self.rows} x {self.columns}",
+            "kernel": self.kernel,
+            "frame": self.frame,
+            "stored blocks": f"{self.blocks} ({self.padding:.0%} padding)",
+            "held-out log-likelihood": _number(self.log_likelihood, "nats"),
+            "nearer to training rows": _number(self.memorization, "(0.5: no copying)"),
+            "columns with ties": ", ".join(f"{j} ({s:.0%})" for j, s in self.tied.items())
+            or "none",
+        }
+        return text_table(["", ""], lines.items(), left=2)
+
+    __repr__ = __str__  # a mixture's shows the fields instead, those with repr=False left out
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.3g} {unit}"

@@ -1,0 +1,235 @@
+r"""Choosing the law: frame, number of clusters and bandwidth by held-out log-likelihood.
+
+For a split of the rows, everything that is fitted (frame, clusters, covariances, centers) sees the
+training part only; the held-out part is scored in the user's units, so that frames compare too. Small
+tables are split several times, of large ones a part is searched. The chosen law is then laid out with all
+rows; where EM had not seen as many as it takes, they are clustered anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mcscore._arrays import host_generator
+from mcscore._validation import Table
+from mcscore.frames import Affine, FrameKind, Gaussianize, Identity
+from mcscore.jet import Blocks
+from mcscore.mixtures.calibration import SMALL, calibrated
+from mcscore.mixtures.clustering import FITTING_ROWS, assignments
+from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
+from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
+from mcscore.mixtures.report import Trial
+from mcscore.mixtures.splits import Split, cluster
+
+BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CLEARLY = 0.01  # nats
+SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
+
+
+@dataclass(frozen=True)
+class Auto(Kernel):
+    """Choose frame, number of clusters and bandwidth of a `Local` kernel by held-out likelihood.
+
+    Args:
+        closeness: Divides the chosen bandwidth: above 1 samples stay closer to the data than the
+            likelihood asks for, below 1 they are smoother.
+        frames: Candidates, where ``mixture`` is given no frame.
+        partitions: Independent clusterings whose laws are averaged; by default 8 for 1,500 to 6,000
+            rows, which profit most and cost least, else 4; fewer where that is clearly better: because no
+            row is then left out (``most_rows``), or one clustering surpasses the others.
+        most_clusters: Clusters per partition, at most.
+        most_rows: Rows stored over all partitions, at most; beyond, clusters keep samples of theirs (see
+            ``Local``). Every evaluation of the law costs in proportion.
+
+    >>> Auto(closeness=2.0).closeness
+    2.0
+    """
+
+    closeness: float = 1.0
+    frames: tuple[Any, ...] = (Gaussianize(), Affine(whiten=True))
+    partitions: int | None = None
+    most_clusters: int = 160
+    most_rows: int = MOST_ROWS
+
+    def usual_frames(self, table: Table) -> tuple[FrameKind, ...]:
+        """Return the candidates."""
+        return self.frames
+
+    def choose(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        frames: tuple[FrameKind, ...],
+        rows: int,
+    ) -> Choice:
+        """Return the best law found, see ``selection.choose``."""
+        return choose(key, x, weights, self, frames, rows)
+
+    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+        """Return the best law found of rows whose coordinates are given."""
+        return choose(key, x, weights, self, (Identity(),), rows).blocks
+
+
+def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
+    """Return the best trial: from ``start`` in either direction as long as the likelihood rises."""
+    known = {candidates.index(start): trial(start)}
+    (best,) = known
+    for step in (-1, 1):
+        while (other := best + step) not in known and 0 <= other < len(candidates):
+            known[other] = trial(candidates[other])
+            if known[other].log_likelihood <= known[best].log_likelihood:
+                break
+            best = other
+    return known[best]
+
+
+class _Search:
+    """Trials by held-out likelihood, all of them kept in the ``curve``."""
+
+    def __init__(self, auto: Auto):
+        self.auto = auto
+        self.several = min(auto.partitions or 4, 4)  # one partition is a matter of luck
+        self.curve: list[Trial] = []
+
+    def bandwidth(
+        self,
+        splits: list[Split],
+        number: int,
+        partitions: int,
+        grid: Sequence[float],
+        start: float | None = None,
+    ) -> Trial:
+        """Return the best trial over ``grid``, climbing from ``start``, by default Scott's."""
+        cluster(splits, [number], partitions)
+        rows, d = splits[0].x.shape
+        start = scott(rows / number, d) if start is None else start
+        frame = type(splits[0].frame).__name__
+
+        def trial(h: float) -> Trial:
+            score = np.mean([split.score(number, partitions, h) for split in splits])
+            self.curve.append(Trial(frame, number, partitions, h, float(score)))
+            return self.curve[-1]
+
+        return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
+
+    def frame(self, by_frame: list[list[Split]], number: int) -> Any:
+        """Return the best frame, given splits in each."""
+        cluster([split for splits in by_frame for split in splits], [number], self.several)
+        found = [
+            self.bandwidth(splits, number, self.several, BANDWIDTHS[2::2]) for splits in by_frame
+        ]
+        return by_frame[int(np.argmax([best.log_likelihood for best in found]))][0].frame
+
+    def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:
+        """Return the best trial over numbers of clusters, an optimum so broad that one partition shows it.
+
+        Of small tables, not so broad, several partitions do.
+        """
+        several = self.several if n <= SMALL else 1
+        most = max(1, min(self.auto.most_clusters, n // 10))
+        numbers = sorted({int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)})
+        start = min(guess, most)
+        if len(splits) <= 2:  # the first three clusterings, else one core's work each, side by side
+            middle = numbers.index(start)
+            cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
+
+        def trial(number: int) -> Trial:
+            partitions = several if number > 1 else 1  # one cluster is the same in all of them
+            return self.bandwidth(splits, number, partitions, BANDWIDTHS[1::2])
+
+        return _climb(trial, numbers, start)
+
+    def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
+        """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""
+        partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
+        if first.clusters == 1:
+            partitions = 1
+        if hasty := len(splits[0].x) > FITTING_ROWS:  # the clusters of the trials so far
+            for split in splits:
+                split.found.clear()
+                split.clusters.clear()
+            cluster(splits, [first.clusters], partitions, thorough=True)
+        best = self.bandwidth(splits, first.clusters, partitions, BANDWIDTHS, first.h)
+        if self.auto.partitions is not None:
+            return best
+        if hasty:
+            first = self.bandwidth(splits, first.clusters, 1, BANDWIDTHS, best.h)
+        fewer = [first]  # one clustering may be a better one than the rest
+        if 0 < (whole := self.auto.most_rows // n) < partitions:  # of which none leaves rows out
+            fewer.append(self.bandwidth(splits, first.clusters, whole, BANDWIDTHS, best.h))
+        other = max(fewer, key=lambda trial: trial.log_likelihood)
+        return other if other.log_likelihood > best.log_likelihood + CLEARLY else best
+
+
+def choose(
+    key: Array,
+    x: np.ndarray,
+    weights: np.ndarray,
+    auto: Auto,
+    frames: tuple[FrameKind, ...],
+    rows: int,
+) -> Choice:
+    """Return the best law found for the rows ``x`` (n, d), in blocks of at most ``rows`` of them.
+
+    The curve is of frames as fitted; the reported likelihood is of the calibrated one.
+
+    Raises:
+        ValueError: If there are fewer than five rows (a fifth is held out), or a column is constant.
+    """
+    n, d = x.shape
+    if n < 5:
+        raise ValueError(f"x: Auto() needs at least 5 rows of positive weight, got {n}")
+    for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
+        raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
+    order_key, frame_key, split_key, layout_key = jax.random.split(key, 4)
+    order = host_generator(order_key).permutation(n)
+    folds = 1 if n > 5000 else 2 if n > SMALL else 5
+    held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
+    guess = min(usual_clusters(n, d), auto.most_clusters)
+
+    def splits_of(key: Array, rows: np.ndarray, frame: Any) -> list[Split]:
+        keys = jax.random.split(key, folds)
+        return [
+            Split(key, x[rows], weights[rows], part[rows], frame, auto.most_rows)
+            for key, part in zip(keys, held, strict=True)
+        ]
+
+    search, frame = _Search(auto), frames[0]
+    if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
+        # The same folds and keys for every frame: only the frames differ.
+        by_frame = [splits_of(frame_key, order[:4000], frame) for frame in frames]
+        frame = search.frame(by_frame, min(guess, 30))
+    searched = np.arange(n) if n <= SEARCHED_ROWS else order[:SEARCHED_ROWS]
+    splits = splits_of(split_key, searched, frame)
+    winner = search.partitions(splits, n, search.clusters(splits, n, guess))
+
+    h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
+    kernel = Local(h, winner.clusters, winner.partitions, auto.most_rows)
+    fitted = frame.fit(x, weights)
+    y = fitted.forward(x)
+    if len(splits[0].x) < FITTING_ROWS:
+        law = kernel.lay_out(layout_key, y, weights, rows)
+    else:
+        found = splits[0].found[winner.clusters][: winner.partitions]
+        labels = assignments(found, splits[0].fitted.forward(x))
+        clusters = shrunk_clusters(y, weights, labels)
+        law = clustered_blocks(layout_key, y, weights, clusters, h, rows, most_rows=auto.most_rows)
+    likelihoods, shares = [], []
+    for split in splits:
+        trained = split.law(winner.clusters, winner.partitions, h)
+        apart = calibrated(frame, split.fitted, trained, split.training, split.weights)
+        likelihoods.append(split.log_likelihood(apart, trained))
+        shares.append(split.memorization(apart, trained))
+    evidence = dict(
+        log_likelihood=float(np.mean(likelihoods)),
+        memorization=float(np.mean(shares)),
+        curve=search.curve,
+    )
+    return Choice(frame, kernel, calibrated(frame, fitted, law, x, weights), law, evidence)

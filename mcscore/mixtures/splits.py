@@ -1,0 +1,116 @@
+"""A table divided in two: laws of the training part, judged by the part that was held out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mcscore._arrays import on_device
+from mcscore.frames import FrameKind
+from mcscore.jet import Blocks, Evaluation, stream
+from mcscore.metrics import memorization
+from mcscore.mixtures.clustering import Clustering, clusterings
+from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
+from mcscore.mixtures.sampling import draw
+
+ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
+
+
+class Split:
+    """A training and a held-out part in one frame, with the clusterings found so far."""
+
+    def __init__(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        held: np.ndarray,
+        frame: FrameKind,
+        most_rows: int,
+    ):
+        self.key, self.thinning, self.judging = jax.random.split(key, 3)
+        self.frame, self.fitted = frame, frame.fit(x[~held], weights[~held])
+        self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
+        self.training, self.held = x[~held], x[held]
+        self.share = weights[held] / weights[held].sum()
+        self.most_rows = most_rows
+        self.found: dict[int, list[Clustering]] = defaultdict(list)
+        self.clusters: dict[tuple[int, int], Clusters] = {}
+
+    def job(self, number: int, partition: int) -> tuple[np.ndarray, int, Array]:
+        """Return the rows, number of clusters and key of one clustering."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, number), partition)
+        return self.x, number, key
+
+    def law(self, number: int, partitions: int, h: float) -> Blocks:
+        """Return the law of the training part with a ``number`` of clusters per partition."""
+        if (number, partitions) not in self.clusters:
+            labels = [found.labels for found in self.found[number][:partitions]]
+            self.clusters[number, partitions] = shrunk_clusters(self.x, self.weights, labels)
+        clusters = self.clusters[number, partitions]
+        laid = clustered_blocks(
+            self.thinning, self.x, self.weights, clusters, h, 1024, most_rows=self.most_rows
+        )
+        return on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
+
+    def score(self, number: int, partitions: int, h: float) -> float:
+        """Return the mean held-out log-likelihood."""
+        return self.log_likelihood(self.fitted, self.law(number, partitions, h))
+
+    def log_likelihood(self, frame: Any, law: Blocks) -> float:
+        """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
+        y = frame.forward(self.held)  # on the host, in float64
+        log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
+        return float(self.share @ (np.maximum(log_p, -1e4) + frame.log_det(self.held)))
+
+    def memorization(self, frame: Any, law: Blocks) -> float:
+        """Return ``metrics.memorization`` of as many draws as held-out rows, columns standardized."""
+        n = len(self.held)
+        draws = draw(self.judging, law, _power_of_two(n))[:n]
+        draws = frame.restore(frame.inverse(np.asarray(draws, np.float64)))
+        tables = draws, self.training, self.held
+        return memorization(*(np.asarray(a) / self.training.std(0) for a in tables)).share
+
+
+def cluster(
+    splits: list[Split], numbers: Iterable[int], partitions: int, *, thorough: bool = False
+) -> None:
+    """Cluster every split into each of the ``numbers`` of clusters, ``partitions`` times, side by side."""
+    wanted = [
+        (split, number, partition)
+        for number in numbers
+        for split in splits
+        for partition in range(len(split.found[number]), partitions)
+    ]
+    jobs = (split.job(number, partition) for split, number, partition in wanted)
+    for (split, number, _), found in zip(wanted, clusterings(jobs, thorough=thorough), strict=True):
+        split.found[number].append(found)
+
+
+@jax.jit
+def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
+    return stream(y, 1.0, 0.0, blocks, evaluation=Evaluation(careful=False)).log_p
+
+
+def _rounded_up(blocks: Blocks) -> Blocks:
+    """Return the same law in shapes of powers of two, so that trials share compiled programs."""
+    rows, log_weights, *others = jax.tree.leaves(blocks)
+    log_weights = _padded(_padded(log_weights, 0, -np.inf), 1, -np.inf)
+    return Blocks(_padded(_padded(rows, 0), 1), log_weights, *(_padded(a, 0) for a in others))
+
+
+def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:
+    """Return ``a``, its ``axis`` lengthened to a power of two by ``value`` or its own last entry."""
+    more = [(0, 0)] * a.ndim
+    more[axis] = (0, _power_of_two(a.shape[axis]) - a.shape[axis])
+    return np.pad(a, more, "edge") if value is None else np.pad(a, more, constant_values=value)
+
+
+def _power_of_two(size: int) -> int:
+    """Return the least that is at least ``size`` and 64."""
+    return max(64, 2 ** (size - 1).bit_length())

@@ -1,0 +1,320 @@
+"""Local kernels, in closed form and on hostile rows."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import gaussian_kde
+
+import mcscore as mcs
+from mcscore.mixtures import covariances
+from mcscore.mixtures.clustering import clusterings
+from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
+from mcscore.mixtures.layout import block_size, equal_share
+from mcscore.mixtures.sampling import draw
+from tests import reference
+from tests.conftest import X64
+from tests.reference import two_clusters
+
+RNG, KEY = np.random.default_rng(0), jax.random.key(0)
+
+KERNELS = {
+    "isotropic": mcs.Isotropic(0.3),
+    "isotropic, preserving": mcs.Isotropic(0.3, preserve=True),
+    "whitened": mcs.Whitened(0.3),
+    "whitened, preserving": mcs.Whitened(0.3, preserve=True),
+    "local": mcs.Local(0.6, clusters=2, partitions=1),
+    "local, partitions": mcs.Local(0.5, clusters=3, partitions=3),
+    "local, fewer rows": mcs.Local(0.5, clusters=2, partitions=2, most_rows=300),
+}
+LAWS = {
+    name: mcs.mixture(two_clusters(), kernel=kernel, block_rows=64)
+    for name, kernel in KERNELS.items()
+}
+
+
+def components(law):
+    """Return means, weights and covariances of every component, in float64."""
+    points, log_weights = (np.asarray(a, np.float64) for a in law.points())
+    b = law.blocks
+    bases = np.broadcast_to(np.eye(law.dimension), (len(b.centers), *[law.dimension] * 2))
+    bases = bases if b.bases is None else np.asarray(b.bases, np.float64)
+    covariances = np.einsum("kij,kj,klj->kil", bases, np.asarray(b.variances, np.float64), bases)
+    covariances = np.repeat(covariances, b.rows.shape[1], 0)
+    kept = np.isfinite(log_weights)
+    return points[kept], np.exp(log_weights[kept]), covariances[kept]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
+def test_jet_matches_the_loop(name, t):
+    law = LAWS[name]
+    y = np.asarray(draw(jax.random.key(1), law.blocks, 12), np.float32).astype(np.float64)
+    found = mcs.flows.evaluate(jnp.asarray(y), t, law, mcs.Rectified())
+    expected = reference.jet(y, 1 - t, t, *components(law))
+    bound = 1e-9 if X64 else 1e-4
+    for part, value in zip(found, expected, strict=True):
+        assert np.linalg.norm(part - value) < bound * np.linalg.norm(value)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_readings_and_derivatives(name):
+    law = LAWS[name]
+    x = draw(jax.random.key(2), law.blocks, 5)
+    schedule = mcs.VP()
+    density = lambda row: mcs.log_density(row[None], 0.3, law, schedule)[0]  # noqa: E731
+    score = mcs.score(x, 0.3, law, schedule)
+    bound = dict(rtol=1e-8 if X64 else 2e-3, atol=1e-8 if X64 else 2e-3)
+    np.testing.assert_allclose(score, jax.vmap(jax.grad(density))(x), **bound)
+    alpha, sigma = schedule(0.3)
+    np.testing.assert_allclose(
+        mcs.denoise(x, 0.3, law, schedule), (x + sigma**2 * score) / alpha, **bound
+    )
+    drift, diffusion = schedule.drift(0.3), schedule.diffusion(0.3)
+    expected = drift * x - diffusion / 2 * score
+    np.testing.assert_allclose(mcs.velocity(x, 0.3, law, schedule), expected, **bound)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_there_and_back(name, key):
+    law, tight = LAWS[name], dict(solver=diffrax.Dopri5(), steps=80)
+    z = jax.random.normal(key, (20, 3), law.dtype)
+    x = mcs.transport(z, law, mcs.Cosine(), **tight)
+    np.testing.assert_allclose(
+        mcs.encode(x, law, mcs.Cosine(), **tight), z, atol=1e-4 if X64 else 5e-3
+    )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_flow_density_is_the_closed_form(name, key):
+    """log p_0(G(z)) = log p_1(x_1) - log |det dG/dx_1|, the Jacobian by central differences."""
+    law, schedule = LAWS[name], mcs.Linear(eps=1e-4)
+    z = jax.random.normal(key, (4, 3), law.dtype)
+    h = 1e-5 if X64 else 1e-2
+    shifts = h * jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3), -jnp.eye(3)])
+    moved = (z[:, None] + shifts[None]).astype(law.dtype).reshape(-1, 3)
+    ends = mcs.transport(moved, law, schedule, solver=diffrax.Dopri5(), steps=60).reshape(4, 7, 3)
+    x, jacobian = ends[:, 0], (ends[:, 1:4] - ends[:, 4:]) / (2 * h)
+    start = mcs.log_density(z, 1.0, law, schedule)
+    along = start - jnp.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(
+        along, mcs.log_density(x, 0.0, law, schedule), atol=1e-5 if X64 else 2e-2
+    )
+
+
+PRESERVING = [
+    name for name in KERNELS if "preserving" in name or name in ("local", "local, partitions")
+]
+
+
+@pytest.mark.parametrize("name", PRESERVING)
+def test_covariance_is_kept(name):
+    x = two_clusters()
+    means, weights, covariances = components(LAWS[name])
+    centered = means - weights @ means
+    total = (weights * centered.T) @ centered + np.einsum("i,ijk->jk", weights, covariances)
+    np.testing.assert_allclose(total, np.cov(x.T, bias=True), atol=1e-5)
+    np.testing.assert_allclose(weights @ means, x.mean(0), atol=1e-5)
+
+
+def test_every_clusters_covariance_is_kept():
+    x = two_clusters()
+    labels = [(x[:, 0] > 0).astype(int)]
+    weights = np.full(400, 1 / 400)
+    blocks = clustered_blocks(KEY, x, weights, shrunk_clusters(x, weights, labels), 0.7, 50)
+    for side in (x[:, 0] <= 0, x[:, 0] > 0):
+        own = [
+            k
+            for k in range(len(blocks.centers))
+            if (blocks.centers[k, 0] > 0) == (x[side][0, 0] > 0)
+        ]
+        rows = np.concatenate(
+            [
+                (blocks.rows[k] @ blocks.bases[k].T + blocks.centers[k])[
+                    np.isfinite(blocks.log_weights[k])
+                ]
+                for k in own
+            ]
+        )
+        kernel = (blocks.bases[own[0]] * blocks.variances[own[0]]) @ blocks.bases[own[0]].T
+        np.testing.assert_allclose(
+            np.cov(rows.T, bias=True) + kernel, np.cov(x[side].T, bias=True), atol=1e-5
+        )
+
+
+def test_a_wide_kernel_needs_few_rows(monkeypatch, key):
+    """Rows that the kernel blurs are left out, at a Kullback-Leibler divergence of about 0.002 nats."""
+    x, kernel = two_clusters(n=4000), mcs.Local(0.9, clusters=2, partitions=1)
+    few = mcs.mixture(x, kernel=kernel)
+    monkeypatch.setattr(covariances, "BLURRED", 1e-9)
+    every = mcs.mixture(x, kernel=kernel)
+    stored = [np.isfinite(law.blocks.log_weights).sum() for law in (few, every)]
+    assert stored[0] < 200 and stored[1] == 4000
+    y = every.sample(key, 20_000)
+    assert abs(float(jnp.mean(every.log_prob(y) - few.log_prob(y)))) < 0.005
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "fewer" not in name])
+def test_draws_have_the_law_s_covariance(name, key):
+    law = LAWS[name]
+    points, weights, covariances = components(law)
+    centered = points - weights @ points
+    expected = (weights * centered.T) @ centered + np.einsum("n,nij->ij", weights, covariances)
+    found = np.cov(np.asarray(law.sample(key, 100_000), np.float64).T)
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    block = np.asarray(mcs.mixtures.draw(key, jax.tree.map(lambda a: a[:1], law.blocks), 50_000))
+    inside = np.s_[: law.blocks.rows.shape[1]]  # one block alone: its own basis decides
+    share = np.exp(np.asarray(law.blocks.log_weights[0], np.float64))
+    rows = np.asarray(law.points()[0], np.float64)[inside][share > 0]
+    share = share[share > 0] / share.sum()
+    centered = rows - share @ rows
+    expected = (share * centered.T) @ centered + covariances[0]
+    np.testing.assert_allclose(np.cov(block.T), expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_partitions_differ():
+    x = RNG.standard_normal((300, 2))
+    first, second = (
+        found.labels for found in clusterings([(x, 5, KEY), (x, 5, jax.random.key(1))])
+    )
+    again = clusterings([(x, 5, KEY)])[0].assign(x)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+
+
+def test_rows_of_a_closed_cluster_go_to_open_ones():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.standard_normal((200, 2)), rng.standard_normal((3, 2)) / 100 + 1e4])
+    for found in clusterings(
+        (x, 2, k) for k in jax.random.split(KEY, 10)
+    ):  # whichever is closed, 0 or 1
+        assert len(np.unique(found.labels)) == 1  # far off, every open posterior underflows
+
+
+def test_clusters_are_samples_of_overlapping_components():
+    rng = np.random.default_rng(0)
+    which = rng.integers(2, size=20_000)
+    x = rng.standard_normal((20_000, 2)) * np.array([[1.0, 1.0], [2.0, 0.5]])[which]
+    x[:, 0] += 2 * which
+    labels = clusterings([(x, 2, KEY)])[0].labels
+    assert max(x[labels == c, 0].std() for c in (0, 1)) > 1.6  # cut at a border: 1.33
+    x = x[:4000]
+    law = mcs.mixture(x, kernel=mcs.Local(1.0, clusters=2, partitions=1))
+    one, two = (
+        jax.scipy.stats.norm.logpdf(x, np.array([[2.0 * k, 0]]), np.array([scale])).sum(1)
+        for k, scale in ((0, [1.0, 1.0]), (1, [2.0, 0.5]))
+    )
+    truth = jnp.logaddexp(one, two) - jnp.log(2)
+    assert float(jnp.mean(truth - law.log_prob(x))) < 0.012  # nats; cut at a border: 0.025
+
+
+def test_limits_of_the_bandwidth():
+    x = two_clusters()
+    near = mcs.mixture(x, kernel=mcs.Local(1e-3, clusters=2, partitions=1))
+    points = np.asarray(components(near)[0])
+    order, expected = np.lexsort(points.T), np.lexsort(x.T)
+    np.testing.assert_allclose(points[order], x[expected], atol=1e-4)  # h -> 0: the data
+    one = mcs.mixture(x, kernel=mcs.Whitened(1.0, preserve=True))
+    gaussian = jax.scipy.stats.multivariate_normal.logpdf
+    y = jnp.asarray(x[:5], one.dtype)
+    log_p = jax.vmap(gaussian, (0, None, None))(
+        y, jnp.asarray(x.mean(0)), jnp.asarray(np.cov(x.T, bias=True))
+    )
+    np.testing.assert_allclose(
+        one.log_prob(y), log_p, atol=0.05
+    )  # h = 1: one Gaussian, up to shrinkage
+
+
+def test_clusters_share_what_may_be_stored():
+    sizes = np.array([10, 500, 80, 2000])
+    for total in (100, 400, 1000, 2589):
+        most = equal_share(sizes, total)
+        assert np.minimum(sizes, most).sum() <= total < np.minimum(sizes, most + 1).sum()
+    assert equal_share(sizes, 10_000) == 2000
+    law = mcs.mixture(two_clusters(), kernel=mcs.Local(0.5, 3, 4, most_rows=200))
+    assert np.isfinite(law.blocks.log_weights).sum() <= 200
+    np.testing.assert_allclose(np.exp(law.blocks.log_weights).sum(), 1, rtol=1e-5)
+
+
+def test_local_by_rule_has_as_many_clusters_as_each_has_rows_per_column_and_scotts_bandwidth():
+    x = two_clusters()
+    assert int(np.sqrt(400 / 3)) == 11
+    scott = (400 / 11) ** (-1 / 7)
+    law, same = (mcs.mixture(x, kernel=k) for k in (mcs.Local(), mcs.Local(scott, 11)))
+    np.testing.assert_array_equal(law.blocks.variances, same.blocks.variances)
+    assert law.report.kernel == same.report.kernel == repr(mcs.Local(scott, 11))
+    fewer = mcs.Local(most_rows=440).by_rule(400.0, 3)  # 10 rows of each cluster are stored
+    assert fewer.h == pytest.approx(10 ** (-1 / 7))
+
+
+@pytest.mark.parametrize("name", ["pinwheel", "checkerboard"])
+def test_the_rule_is_near_the_best_bandwidth(name, key):
+    points = np.asarray(mcs.datasets.TWO_DIMENSIONAL[name](key, 4000))
+    train, test = np.split((points - points.mean(0)) / points.std(0), 2)
+
+    def score(h):
+        return float(mcs.mixture(train, kernel=mcs.Local(h, partitions=1)).log_prob(test).mean())
+
+    assert score(None) > max(map(score, (0.2, 0.4, 0.6, 0.8, 1.0))) - 0.03
+
+
+def test_whitened_by_rule_is_scipys_kernel_density_of_weighted_rows():
+    x, weights = two_clusters(), np.random.default_rng(0).uniform(0.1, 1, 400)
+    law = mcs.mixture(x, kernel=mcs.Whitened(), weights=weights)
+    expected = gaussian_kde(x.T, weights=weights)  # its bandwidth is Scott's rule
+    # Ours has a shrunk covariance.
+    np.testing.assert_allclose(law.log_prob(x), expected.logpdf(x.T), atol=0.05)
+    assert law.report.kernel == repr(mcs.Whitened(float(expected.factor)))
+
+
+def test_padding_stays_small():
+    rng = np.random.default_rng(0)
+    for sizes in (
+        rng.integers(5, 400, 100),
+        rng.pareto(1.0, 200).astype(int) * 20 + 5,
+        np.array([7, 100_000]),
+    ):
+        rows = block_size(sizes, 1024)
+        counts = -(-sizes // rows)
+        stored = counts.sum() * (-(-sizes // counts)).max()
+        assert 1 - sizes.sum() / stored < 0.15
+
+
+def test_weights_count():
+    """A row of weight two is two rows."""
+    x = two_clusters(60)
+    double = np.concatenate([x, x[:10]])
+    weights = np.where(np.arange(60) < 10, 2.0, 1.0)
+    y = jnp.asarray(x[::7])
+    for kernel in (mcs.Whitened(0.3), mcs.Isotropic(0.3, preserve=True)):
+        first = mcs.mixture(x, kernel=kernel, weights=weights).log_prob(y)
+        np.testing.assert_allclose(first, mcs.mixture(double, kernel=kernel).log_prob(y), atol=0.05)
+
+
+def test_effective_sample_size_counts_components():
+    law = mcs.mixture(
+        np.zeros((50, 2)) + RNG.standard_normal((50, 2)) * 1e-6, kernel=mcs.Isotropic(1.0)
+    )
+    np.testing.assert_allclose(law.effective_sample_size(jnp.zeros((1, 2))), 50, rtol=1e-4)
+    apart = mcs.mixture(np.array([[0.0], [1e3]]), kernel=mcs.Isotropic(1.0))
+    np.testing.assert_allclose(apart.effective_sample_size(jnp.zeros((1, 1))), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kernel", [mcs.Local(1.5, 2), mcs.Local(0.5, 0), mcs.Local(0.5, 2, partitions=0)]
+)
+def test_bad_kernels_are_named(kernel):
+    with pytest.raises(ValueError, match=r"expected (an integer of )?at"):
+        mcs.mixture(two_clusters(), kernel=kernel)
+
+
+def test_reports_do_not_recompile(key):
+    from mcscore.flows import fields
+
+    x = two_clusters(100)
+    laws = [mcs.mixture(x + shift, kernel=mcs.Isotropic(0.3)) for shift in (0.0, 1.0)]
+    mcs.score(jnp.zeros((1, 3)), 0.5, laws[0], mcs.Cosine())
+    before = fields.evaluate._cache_size()
+    mcs.score(jnp.zeros((1, 3)), 0.5, laws[1], mcs.Cosine())
+    assert fields.evaluate._cache_size() == before
