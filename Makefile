@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test test-fast lint clean
+.PHONY: setup demo docs test test-fast test-oldest lint clean
 
 setup: $(VENV)/.ready
 
@@ -28,7 +28,12 @@ test: lint  ## everything, in float64 and once more in float32 as users run it
 	MCSCORE_X64=0 $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests
 
 test-fast: setup
-	$(BIN)/pytest -n 2 -m "not slow" tests/test_schedules.py tests/test_fields.py tests/test_mixtures.py tests/test_structure.py
+	$(BIN)/pytest -n 2 -m "not slow" tests/storage tests/test_schedules.py tests/flows tests/mixtures/test_mixture.py tests/test_structure.py
+
+test-oldest:  ## the oldest versions that pyproject.toml admits, in float32
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable ".[test]"
+	MCSCORE_X64=0 .venv-oldest/bin/pytest -n 2 --dist worksteal -m "not slow" tests
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest out build dist *.egg-info

@@ -35,7 +35,8 @@ def flow_matching(train, quick) -> Rival:
     d, small = x.shape[1], dict(width=8, depth=1) if quick else {}
     network = mcs.MLP(residual=False, **small)
     steps, batch, leg = (20, 64, 10) if quick else (30_000, 256, 1000)
-    inner, held = (jnp.asarray(part, jnp.float32) for part in mcs.datasets.split(1, x, 0.9, 0.1))
+    parts = mcs.datasets.split(jax.random.key(1), x, 0.9, 0.1)
+    inner, held = (jnp.asarray(part, jnp.float32) for part in parts)
     params = network.init(jax.random.key(0), d + 1)
     rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps, 1e-5)
     optimizer = optax.adam(rate)

@@ -94,7 +94,9 @@ def judge(gen, law, fresh) -> dict:
     certified = np.asarray(found.certified)
     error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(at)))[certified]
     return dict(
-        classifier=mcs.metrics.classifier_accuracy(0, samples[:half], labels[-half:]),
+        classifier=mcs.metrics.classifier_accuracy(
+            jax.random.key(6), samples[:half], labels[-half:]
+        ),
         deviation=deviation(paired, labels),
         spectrum=spectrum(paired, labels),
         density_error=float(error.mean()),

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clock import Results, measure, parser
-from mcscore.fields import velocity
 
 import mcscore as mcs
+from mcscore import velocity
 
 SCHEDULE = mcs.Linear(eps=0.01)
 
@@ -40,13 +40,13 @@ def problems(data: Path | None, quick: bool):
     )
     rows = np.asarray((rows - rows.mean(0)) / rows.std(0))
     yield "8 Gaussians, d = 6", mcs.mixture(rows, kernel=mcs.Isotropic(0.3))
-    local = mcs.Local(0.7, blocks=4, partitions=2)
+    local = mcs.Local(0.7, clusters=4, partitions=2)
     yield (
         "breast cancer",
         mcs.mixture(mcs.datasets.breast_cancer(), kernel=local, frame=mcs.Gaussianize()),
     )
     if data:
-        local = mcs.Local(0.7, blocks=40, partitions=2, most_rows=12_000)
+        local = mcs.Local(0.7, clusters=40, partitions=2, most_rows=12_000)
         train = np.load(data)["train"]
         yield (
             data.stem.removesuffix("_partial"),
@@ -153,7 +153,7 @@ RIVALS = {  # name: (function, steps tried, evaluations per step, and once)
         1,
     ),
     "Adams-Bashforth in p": (
-        runge_kutta(mcs.AdamsBashforth(), mcs.CanonicalClock()),
+        runge_kutta(mcs.flows.AdamsBashforth(), mcs.CanonicalClock()),
         (8, 14, 26, 47),
         1,
         2,

@@ -27,7 +27,7 @@ def tables(folder: Path | None, quick: bool):
             arrays = np.load(path)
             yield path.stem.removesuffix("_partial"), arrays["train"], arrays["test"]
     for name in ("wine",) if quick else ("breast_cancer", "wine", "iris"):
-        yield name, *mcs.datasets.split(0, mcs.datasets.TABLES[name](), 0.7, 0.3)
+        yield name, *mcs.datasets.split(jax.random.key(0), mcs.datasets.TABLES[name](), 0.7, 0.3)
     for name in () if quick else ("checkerboard", "two_spirals", "pinwheel"):
         points = np.asarray(mcs.datasets.TWO_DIMENSIONAL[name](jax.random.key(0), 10_000))
         yield name, points[:5000], points[5000:]
@@ -42,7 +42,7 @@ def best_of(kernels):
     """Choose among fixed bandwidths on a tenth of the training rows, as a careful user would."""
 
     def build(train):
-        inner, held = mcs.datasets.split(1, train, 0.9, 0.1)
+        inner, held = mcs.datasets.split(jax.random.key(1), train, 0.9, 0.1)
         score = lambda k: float(
             mcs.mixture(inner, kernel=k, frame=mcs.Affine()).log_prob(held).mean()
         )
@@ -116,7 +116,9 @@ def main() -> None:
             for seed in range(1 if options.quick else 5):
                 samples = np.asarray(sample(jax.random.key(seed + 1), len(test)), np.float64)
                 finite = samples[np.isfinite(samples).all(1)]
-                accuracies.append(mcs.metrics.classifier_accuracy(seed, finite, test))
+                accuracies.append(
+                    mcs.metrics.classifier_accuracy(jax.random.key(seed), finite, test)
+                )
                 shares.append(mcs.metrics.memorization(finite / scale, *scaled).share)
                 largest = max(largest, float(np.abs(finite / scale).max()))
                 nonfinite += len(samples) - len(finite)

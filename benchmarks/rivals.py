@@ -8,14 +8,14 @@ generator (``fit``).
 Rivals, each with early stopping on a tenth of the rows or a choice among settings by held-out likelihood:
 scikit-learn's KernelDensity and GaussianMixture, flowjax's MAF and spline coupling flow, flow matching with
 the network of our generator (straight paths, sampled and scored by an ODE), and the paper's method
-(``mcscore.published``, with --paper-pairs and --paper-steps instead of its 200,000 and 20,000, a third of
+(``experiments.published``, with --paper-pairs and --paper-steps instead of its 200,000 and 20,000, a third of
 both where its network is wider than 1,000; the hours of its PyTorch scripts at full size are extrapolated
 from a few of their steps).
 
 Test rows against draws, columns standardized: sliced Wasserstein of all 100,000; means over five sets of as
 many draws as test rows of the accuracy of a classifier (0.5: it cannot tell), KL per column and share
 nearer to training rows (0.5: no copying); standard errors over the sets; the sliced Wasserstein distance that
-equal laws exceed in one of twenty comparisons (``judging.chance``), and the figures of the training rows
+equal laws exceed in one of twenty comparisons (``evaluation.chance``), and the figures of the training rows
 themselves, drawn with replacement. Mean held-out log-likelihood in nats; how many of 100,000 draws are not
 finite or beyond 100 deviations; seconds to train and to draw those 100,000, the second time (compiled).
 scikit-learn's small tables are split into training and test rows --splits times: means over the splits,
@@ -38,7 +38,7 @@ from labels import paper_seconds
 from laws import flow, tables
 
 import mcscore as mcs
-from mcscore import judging, published
+from mcscore.experiments import evaluation, published
 
 DRAWS = 100_000
 METRICS = ("sliced_wasserstein", "classifier", "column_kl", "memorization")
@@ -71,7 +71,7 @@ def scikit(models, note):
 
     def build(train, quick) -> Rival:
         frame, x, log_det = standardized(train)
-        inner, held = mcs.datasets.split(1, x, 0.9, 0.1)
+        inner, held = mcs.datasets.split(jax.random.key(1), x, 0.9, 0.1)
         candidates = models(quick, x.shape[1])[: 2 if quick else None]
         best = max(candidates, key=lambda make: make().fit(inner).score(held))
         model = best().fit(x)
@@ -170,7 +170,7 @@ def judge(rival: Rival, train, test, draws: int = DRAWS) -> dict:
     seconds = time.perf_counter() - start
     finite = np.isfinite(samples).all(1)
     far = finite & (np.abs(samples - train.mean(0)) > 100 * train.std(0)).any(1)
-    found = judging.judge(samples, train, test, mmd=False)
+    found = evaluation.judge(jax.random.key(10), samples, train, test, mmd_rows=0)
     out: dict = dict(
         sampling_seconds=seconds,
         nonfinite=int((~finite).sum()),
@@ -205,7 +205,7 @@ def parts(name: str, train, test, splits: int) -> list[tuple[np.ndarray, np.ndar
     if name not in mcs.datasets.TABLES:
         return [(np.asarray(train, np.float64), np.asarray(test, np.float64))]
     table = mcs.datasets.TABLES[name]()
-    found = (mcs.datasets.split(seed, table, 0.7, 0.3) for seed in range(splits))
+    found = (mcs.datasets.split(jax.random.key(seed), table, 0.7, 0.3) for seed in range(splits))
     return [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in found]
 
 
@@ -228,7 +228,10 @@ def main() -> None:
         divided = parts(name, train, test, 2 if options.quick else options.splits)
         train = divided[0][0]
         times = 5 if options.quick else 60
-        chance = [judging.chance(*part, times)["sliced_wasserstein_threshold"] for part in divided]
+        chance = [
+            evaluation.chance(jax.random.key(11), *part, times)["sliced_wasserstein_threshold"]
+            for part in divided
+        ]
         rivals = {
             "mcscore, law": law(mcs.Local(0.7, 2) if options.quick else mcs.Auto()),
             "mcscore, law by rule": law(mcs.Local(), mcs.Gaussianize()),

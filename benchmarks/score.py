@@ -11,6 +11,7 @@ only). Ceilings: matrix products of the same shapes, and ``exp``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,6 @@ import numpy as np
 from clock import Results, measure, measure_in_turn, parser
 
 import mcscore as mcs
-from mcscore import fused, jet
 
 SCHEDULE, T = mcs.Rectified(), 0.4  # s = 2/3
 ALPHA, SIGMA = 1 - T, T
@@ -97,16 +97,6 @@ def attention(y, x):
     with jax.default_matmul_precision("highest"):
         mean = jax.nn.dot_product_attention(*heads, scale=float(ALPHA) / float(SIGMA) ** 2)
     return (ALPHA * mean[0, :, 0, : x.shape[1]] - y) / SIGMA**2
-
-
-@jax.jit
-def fused_score(y, law):
-    """The score through the fused kernel, which is off by default (see ``mcscore/fused.py``)."""
-    fused.ENABLED = True
-    try:
-        return jet.stream(y, ALPHA, SIGMA**2, law.blocks).field
-    finally:
-        fused.ENABLED = False
 
 
 def relative_error(found, y, x):
@@ -185,12 +175,10 @@ def main() -> None:
 
             table, weights = x.astype(float), np.full(n, 1 / n)
             clusters = shrunk_clusters(table, weights, [labels])
-            blocks = clustered_blocks(table, weights, clusters, 0.5, BLOCK_ROWS)
+            blocks = clustered_blocks(jax.random.key(0), table, weights, clusters, 0.5, BLOCK_ROWS)
             blocks = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), blocks)
-            local = mcs.Mixture(blocks, law.width, law.variance, law.frame, law.report)
+            local = dataclasses.replace(law, blocks=blocks)
             entries["mcscore.score, local kernel"] = lambda: mcs.score(jy, T, local, SCHEDULE)  # noqa: B023
-        if jax.devices()[0].platform == "gpu":
-            entries["mcscore.score, fused kernel (Pallas)"] = lambda: fused_score(jy, law)  # noqa: B023
         if b * n <= 2**27 and (
             d <= 6 or jax.devices()[0].platform == "cpu"
         ):  # XLA compiles for minutes
@@ -223,14 +211,10 @@ def main() -> None:
                 times_ours=clock["median"] / reference,
             )
         if n <= 20_000:
-            computed = {"mcscore.score": mcs.score(jy[:64], T, law, SCHEDULE)}
-            if jax.devices()[0].platform == "gpu":
-                computed["fused kernel"] = fused_score(jy[:64], law)
-            for name, found in computed.items():
-                error = relative_error(np.asarray(found), y[:64], x)
-                results.add(
-                    kind="accuracy", name=name, queries=64, rows=n, d=d, relative_error=error
-                )
+            found = mcs.score(jy[:64], T, law, SCHEDULE)
+            error = relative_error(np.asarray(found), y[:64], x)
+            about = dict(name="mcscore.score", queries=64, rows=n, d=d)
+            results.add(kind="accuracy", **about, relative_error=error)
 
 
 if __name__ == "__main__":

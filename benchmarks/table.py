@@ -10,7 +10,7 @@ import math
 import statistics
 from pathlib import Path
 
-from mcscore import comparison
+from mcscore.experiments import comparison
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -135,17 +135,13 @@ RANKS = {  # how far from the best: the least is the best
 
 
 def best_of(rows: list[dict], name: str) -> set[str]:
-    """Return the rival whose figure is the best, and those that differ by less than two standard errors.
-
-    Of a difference of two figures with the best's own error: a rival's outliers must not excuse it. What
-    chance explains (``*_threshold``: of copying, of the distance of equal laws) is as good as the best.
-    """
+    """Return the rival whose figure is the best, and those that scatter or chance explains."""
     paper = lambda row: name == "log_likelihood" and "paper" in row["rival"]
     rows, rank = [row for row in rows if name in row and not paper(row)], RANKS[name]
     first = min(rows, key=lambda row: rank(row[name]))
-    least = rank(first[name]) + 2 * math.sqrt(2) * own_error(rows, first, name)
-    chance = rank(first.get(f"{name}_threshold", first[name]))
-    return {row["rival"] for row in rows if rank(row[name]) <= max(least, chance)}
+    chance = rank(first[f"{name}_threshold"]) if f"{name}_threshold" in first else -math.inf
+    ranks = {row["rival"]: rank(row[name]) for row in rows}
+    return comparison.as_good_as_best(ranks, own_error(rows, first, name), chance)
 
 
 def own_error(rows: list[dict], row: dict, name: str) -> float:

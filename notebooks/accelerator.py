@@ -113,7 +113,5 @@ print(fields(y).sharding, "largest difference:", float(error))
 # %% [markdown]
 # ## What to turn
 # - `generate_pairs(..., chunk_size=...)`: larger chunks fill a GPU; a CPU is full with 5,000.
-# - `mcscore.jet.QUERY_TILE`, set before the first call: queries evaluated together, 1,024 on a CPU and 16,384 on a GPU.
+# - `mcs.mixture(x, evaluation=mcs.jet.Evaluation(queries=...))`: queries evaluated together; by default as suits the device.
 # - `MLP(products="bfloat16")` trains in half precision where the device has units for it; keep float32 for densities.
-# - `mcscore.fused.ENABLED = True`: a fused Pallas kernel instead of XLA's two products. `python benchmarks/score.py` on your GPU
-#   says which is faster.

@@ -86,9 +86,9 @@ figure.tight_layout()
 # %%
 table, benign = load_breast_cancer(return_X_y=True)
 inside, outside = table[benign == 1], table[benign == 0]
-train, test = mcs.datasets.split(0, inside, 0.7, 0.3)
+train, test = mcs.datasets.split(key, inside, 0.7, 0.3)
 made = mcs.fit_stages(
-    key, train, kernel=mcs.Local(1.0, blocks=1, partitions=1), frame=mcs.Gaussianize(), **options
+    key, train, kernel=mcs.Local(1.0, clusters=1, partitions=1), frame=mcs.Gaussianize(), **options
 )
 gen, law = made.generator, made.mixture
 truth = np.repeat([0, 1], [len(test), len(outside)])

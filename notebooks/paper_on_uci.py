@@ -20,13 +20,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 import mcscore as mcs
-from mcscore import comparison, reproduce
+from mcscore.experiments import comparison, report, reproduce
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 OUT = Path(os.environ.get("MCSCORE_OUT", "out"))
+key = jax.random.key(0)
 
 # %% [markdown]
 # ## The data
@@ -39,7 +41,7 @@ OUT = Path(os.environ.get("MCSCORE_OUT", "out"))
 if "MCSCORE_DATA" in os.environ:
     (problem,) = reproduce.problems(os.environ["MCSCORE_DATA"], None)
 else:  # or: mcs.datasets.fetch("power", "data"); reproduce.problems("power", Path("data"))
-    train, test = mcs.datasets.split(0, mcs.datasets.wine(), 0.7, 0.3)
+    train, test = mcs.datasets.split(key, mcs.datasets.wine(), 0.7, 0.3)
     problem = reproduce.Problem("wine", train, test)
 print(problem.name, problem.train.shape, problem.test.shape)
 
@@ -54,8 +56,8 @@ options = {}
 if QUICK:
     settings = reproduce.quick(settings)
     options = dict(pairs=300, epochs=1, refine=0, kernel=mcs.Local(0.7, 2), frame=mcs.Affine())
-results = reproduce.run(problem, OUT / problem.name, settings=settings, **options)
-print(comparison.as_text(results))
+results = reproduce.run(key, problem, OUT / problem.name, settings=settings, **options)
+print(report.as_text(results))
 print("\nThe published column is reduced:", results["published"]["reduced"])
 
 # %% [markdown]

@@ -46,7 +46,7 @@ mcs.plotting.plot_samples(
 )
 
 # %%
-print(laws["local, chosen"].summary())
+print(laws["local, chosen"].report)
 
 # %% [markdown]
 # The density is in closed form, so it can be drawn and integrated. Brighter is denser.
@@ -80,13 +80,13 @@ mcs.plotting.plot_score(
 # training rows than to held-out ones (0.5: no copying)?
 
 # %%
-train, test = mcs.datasets.split(0, mcs.datasets.breast_cancer(), 0.7, 0.3)
+train, test = mcs.datasets.split(key, mcs.datasets.breast_cancer(), 0.7, 0.3)
 candidates = {
     "isotropic h = 0.2, affine": (mcs.Isotropic(0.2), mcs.Affine()),
     "isotropic h = 0.7, affine": (mcs.Isotropic(0.7), mcs.Affine()),
     "whitened h = 0.7, affine": (mcs.Whitened(0.7), mcs.Affine()),
-    "local, affine": (mcs.Local(0.9, blocks=4), mcs.Affine(whiten=True)),
-    "local, Gaussianized": (mcs.Local(0.9, blocks=4), mcs.Gaussianize()),
+    "local, affine": (mcs.Local(0.9, clusters=4), mcs.Affine(whiten=True)),
+    "local, Gaussianized": (mcs.Local(0.9, clusters=4), mcs.Gaussianize()),
     "Auto()": (mcs.Auto(), None),
 }
 scale = train.std(0)
@@ -94,7 +94,7 @@ print(f"{'law':28}{'log-likelihood':>15}{'classifier':>12}{'nearer':>8}")
 for name, (kernel, frame) in candidates.items():
     law = mcs.mixture(train, kernel=kernel, frame=frame)
     samples = np.asarray(law.sample(key, len(test)))
-    accuracy = mcs.metrics.classifier_accuracy(0, samples, test)
+    accuracy = mcs.metrics.classifier_accuracy(key, samples, test)
     nearer = mcs.metrics.memorization(samples / scale, train / scale, test / scale).share
     print(f"{name:28}{float(law.log_prob(test).mean()):15.2f}{accuracy:12.2f}{nearer:8.2f}")
 
