@@ -1,0 +1,131 @@
+"""Files appear whole or not at all, fingerprints tell values apart, checkpoints notice damage."""
+
+import dataclasses
+import os
+import stat
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mcscore as mcs
+from mcscore import storage
+
+
+def scaled(factor):
+    return lambda x: factor * x
+
+
+SHIFT = 1e-12
+DIFFERENT = {  # pairs of values that a repr may not tell apart
+    "array": (np.linspace(0, 1, 5000), np.linspace(0, 1, 5000) + SHIFT),
+    "0-d array": (np.array(0.1), np.array(0.1 + SHIFT)),
+    "precision": (np.float32(1), np.float64(1)),
+    "shape": (np.zeros((2, 3)), np.zeros((3, 2))),
+    "key": (jax.random.key(0), jax.random.key(1)),
+    "kernel": (mcs.Isotropic(0.1), mcs.Isotropic(0.1 + SHIFT)),
+    "same fields, another class": (mcs.Whitened(0.1), mcs.Isotropic(0.1)),
+    "solver": (diffrax.Bosh3(), diffrax.Dopri5()),
+    "controller": (
+        diffrax.PIDController(np.array(0.1), 1e-3),
+        diffrax.PIDController(np.array(0.1 + SHIFT), 1e-3),
+    ),
+    "closure": (scaled(2.0), scaled(3.0)),
+    "code": (lambda x: x + 1, lambda x: x - 1),
+    "partial": (partial(scaled, 1), partial(scaled, 2)),
+    "nested": ({"a": [1, (2, None)]}, {"a": [1, 2, None]}),
+    "split": (["ab", "c"], ["a", "bc"]),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_fingerprints_go_by_value(case):
+    first, second = DIFFERENT[case]
+    assert storage.fingerprint(first) == storage.fingerprint(first)
+    assert storage.fingerprint(first) != storage.fingerprint(second)
+
+
+def test_arrays_of_either_library_have_one_fingerprint():
+    x = np.arange(3, dtype=np.float32)
+    assert storage.fingerprint(x) == storage.fingerprint(jnp.asarray(x))
+    assert storage.fingerprint(scaled(2.0)) == storage.fingerprint(scaled(2.0))
+    with pytest.raises(TypeError, match="fingerprint: expected arrays"):
+        storage.fingerprint(object())
+
+
+def test_one_path_may_be_written_by_many(tmp_path):
+    path = tmp_path / "x.safetensors"
+
+    def write(k):
+        storage.write_tensors(path, {"x": np.full(1000, k)}, {"k": str(k)})
+        tensors, header = storage.read_tensors(path)
+        assert len(np.unique(tensors["x"])) == 1 and header["k"] == str(tensors["x"][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(80)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path):
+    path = tmp_path / "x.txt"
+    storage.write_text(path, "old")
+    with pytest.raises(RuntimeError), storage.replacing(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask()
+
+
+def umask():
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize(
+    "value", [np.array(3), np.zeros((0, 2)), np.ones((2, 3), order="F")[:, ::-1]]
+)
+def test_tensors_keep_shape_and_type(value, tmp_path):
+    storage.write_tensors(tmp_path / "x", {"x": value}, {})
+    found = storage.read_tensors(tmp_path / "x")[0]["x"]
+    assert found.shape == value.shape and found.dtype == value.dtype
+    np.testing.assert_array_equal(found, value)
+
+
+def test_every_flipped_byte_of_a_part_is_noticed(tmp_path):
+    store = storage.Checkpoint(tmp_path, "run")
+    store.write("part", {"x": np.arange(4.0), "n": np.array(7)})
+    path = store.path("part")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for index in rng.choice(len(whole), 150, replace=False):
+        data = bytearray(whole)
+        data[index] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            try:
+                assert store.read("part") is None
+                assert "is made again" in str(found[0].message)
+            except ValueError as error:  # the flip was in the run's own name
+                assert "another key, data or settings" in str(error)
+    path.write_bytes(whole)
+    assert store.read("part")["n"] == 7
+    assert storage.Checkpoint(tmp_path, "run").read("other") is None
+    with pytest.raises(ValueError, match="another key, data or settings"):
+        storage.Checkpoint(tmp_path, "another").read("part")
+
+
+def test_a_reports_words_are_no_part_of_a_run(tmp_path, key):
+    """A law without a report, as transformations return it, resumes the run of the one that has it."""
+    law = mcs.mixture(np.random.default_rng(0).normal(size=(50, 2)), kernel=mcs.Isotropic(0.3))
+    mcs.generate_pairs(key, law, mcs.Cosine(), 20, checkpoint=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    mcs.generate_pairs(
+        key, dataclasses.replace(law, report=None), mcs.Cosine(), 20, checkpoint=tmp_path
+    )
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
