@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,8 +45,10 @@ def out(text: str) -> Any:
 # --- tables in and out ---------------------------------------------------------------------------
 
 
-def _check_out(path: Path, *suffixes: str) -> None:
-    """Raise before any work if ``path`` cannot be written, or has none of the ``suffixes``."""
+def _check_out(path: Path, *suffixes: str, keep: Sequence[Path] = ()) -> None:
+    """Raise before any work if ``path`` cannot be written, has none of the ``suffixes``, or is to be kept."""
+    if any(other.exists() and path.exists() and path.samefile(other) for other in keep):
+        raise ValueError(f"--out: {path} is read and would be lost; name another file")
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"--out: expected a {' or '.join(suffixes)} file, got {path}")
     if not path.parent.is_dir():
@@ -99,7 +101,7 @@ def fit(
     array: Member = None,
 ) -> None:
     """Learn a generator from a table."""
-    _check_out(out)
+    _check_out(out, ".safetensors", keep=[data])
     table = _read(data, array)
     made = fit_stages(
         jax.random.key(seed), table, pairs=pairs, epochs=epochs, refine=refine, progress=True
@@ -119,7 +121,7 @@ def sample(
 ) -> None:
     """Draw rows from a saved generator."""
     at_least(1, **{"-n": n})
-    _check_out(out, *TABLES)
+    _check_out(out, *TABLES, keep=[model])
     generator = load(model)
     rows = np.asarray(generator.sample(jax.random.key(seed), n))
     _write(out, rows, generator.about.get("columns"))
@@ -134,7 +136,7 @@ def density(
     array: Member = None,
 ) -> None:
     """Compute log densities of rows under a saved generator."""
-    _check_out(out, *TABLES)
+    _check_out(out, *TABLES, keep=[model, data])
     generator, table = load(model), _read(data, array)
     known = generator.about.get("columns")
     if table.columns and known and list(table.columns) != list(known):
@@ -158,13 +160,14 @@ def plot(
     array: Member = None,
 ) -> None:
     """Draw a picture of one to three tables."""
-    _check_out(out, ".png", ".pdf", ".svg")
+    _check_out(out, ".png", ".pdf", ".svg", keep=data)
     at_least(1, **{"--columns": columns})
     if len(data) > 3:
         raise ValueError(f"DATA: expected one to three tables, got {len(data)}")
     tables: dict[str, Table] = {}
-    for path in data:
-        tables[path.stem if path.stem not in tables else str(path)] = _read(path, array)
+    for k, path in enumerate(data):
+        known = next((n for n in (path.stem, str(path)) if n not in tables), f"{path} ({k + 1})")
+        tables[known] = _read(path, array)
     widths = {name: table.values.shape[1] for name, table in tables.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"DATA: expected tables of equally many columns, got {widths}")
@@ -177,7 +180,7 @@ def plot(
 @app.command()
 def export(model: Model, out: Annotated[Path, out("file to write (.stablehlo)")]) -> None:
     """Write a saved generator's sampler as a StableHLO program."""
-    _check_out(out)
+    _check_out(out, keep=[model])
     load(model).export(out)
     print(f"{out}: call it with jax.export.deserialize, see Generator.export")
 
@@ -246,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         run(arguments, prog_name="mcscore", standalone_mode=True)
     except SystemExit as end:  # of a usage error, too, which has been printed
         return int(end.code or 0)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError, ArithmeticError) as error:
         command = next((word for word in arguments if not word.startswith("-")), "")
         print(f"mcscore {command}: {error}", file=sys.stderr)
         return 2

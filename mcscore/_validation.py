@@ -76,6 +76,8 @@ class Table:
             raise ValueError(
                 f"{name}: expected a non-empty table (rows, columns), got shape {values.shape}"
             )
+        if names is not None and len(names) != values.shape[1]:
+            raise ValueError(f"{name}: got {len(names)} names for {values.shape[1]} columns")
         if np.iscomplexobj(array):
             raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
         dtypes = getattr(x, "dtypes", None)  # of a DataFrame, one per column
@@ -211,6 +213,8 @@ def as_key(key: Any, name: str = "key") -> Array:
     """
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise ValueError(f"{name}: expected one random key, got an array of shape {key.shape}")
         return key
     if dtype == np.uint32 and np.shape(key) == (2,):  # jax.random.PRNGKey
         return jax.random.wrap_key_data(key)
@@ -223,8 +227,21 @@ def at_least(least: int, **values: Any) -> None:
     """Raise ``ValueError`` naming the first of the ``values`` that is no integer of at least ``least``."""
     for name, value in values.items():
         try:
-            fits = operator.index(value) >= least
+            fits = operator.index(value) >= least and not isinstance(value, bool)
         except TypeError:
             fits = False
         if not fits:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def of_type(kind: type | tuple[type, ...], example: str, **values: Any) -> None:
+    """Raise ``ValueError`` naming the first of the ``values`` that is no instance of ``kind``.
+
+    >>> of_type(int, "3", steps="three")
+    Traceback (most recent call last):
+        ...
+    ValueError: steps: expected a value such as 3, got 'three'
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}: expected a value such as {example}, got {value!r}")

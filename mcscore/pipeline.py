@@ -9,12 +9,13 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
 
 from mcscore._arrays import shapes
-from mcscore._validation import Table, as_key, at_least
+from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.frames import FrameKind
 from mcscore.generators.generator import Generator
 from mcscore.generators.labelling import Labelling, generate_pairs
@@ -23,7 +24,7 @@ from mcscore.generators.pairs import Pairs
 from mcscore.generators.refinement import Agreement, Refinement, agreement
 from mcscore.generators.refinement import refine as refine_density
 from mcscore.generators.training import History, Training, train
-from mcscore.mixtures.building import mixture
+from mcscore.mixtures.building import check_law, mixture
 from mcscore.mixtures.kernels import Kernel
 from mcscore.mixtures.selection import Auto
 from mcscore.mixtures.value import Mixture
@@ -106,20 +107,24 @@ def fit_stages(
     law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
     table = Table.of(x, weights)
     table.require_spread()
-    at_least(1, pairs=pairs)
+    at_least(2, pairs=pairs)
+    check_law(kernel, frame)
+    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
     if refine is not None:
         at_least(0, refine=refine)
-    how = _labelling(labelling or {})
+    if refine and not kernel.has_density:
+        raise ValueError(f"refine: {kernel} has no density to refine to; use refine=0")
+    if not kernel.has_density and float(schedule.variance(jnp.zeros(()))) == 0:
+        raise ValueError(f"schedule: {kernel} needs one with sigma(0) > 0, such as mcs.Linear()")
+    how = _labelling({} if labelling is None else labelling)
     training: dict[str, Any] = dict(
         network=network, optimizer=optimizer, epochs=epochs, batch_size=batch_size
     )
     training |= dict(validation=validation, patience=patience, ema=ema, encoder=encoder)
-    Training(**training)  # checks them
+    Training(**training).held(pairs)  # checks them
 
     stages = _Stages()
     law = stages.run("mixture", lambda: mixture(table, kernel=kernel, frame=frame, key=law_key))
-    if refine:
-        law.require_width("refine")
     made = stages.run(
         "labels",
         lambda: generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how),
@@ -172,8 +177,9 @@ class _Stages:
 
 def _labelling(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of ``generate_pairs``, checked; the default number of steps if they name none."""
+    of_type(Mapping, "dict(steps=9)", labelling=options)
     known = {field.name for field in fields(Labelling)}
-    unknown = sorted(set(options) - known - {"checkpoint"})
+    unknown = sorted(map(str, set(options) - known - {"checkpoint"}))
     if unknown:
         names = ", ".join(sorted(known | {"checkpoint"}))
         raise ValueError(f"labelling: expected options {names}; got {unknown[0]!r}")

@@ -38,7 +38,6 @@ class ScoreEstimate:
         return iter((self.score, self.standard_error))
 
 
-@partial(jax.jit, static_argnames=("batch_size", "batches"))
 def minibatch_score(
     key: Array,
     x_t: Points,
@@ -74,6 +73,19 @@ def minibatch_score(
     ((3, 2), (3, 2))
     """
     at_least(1, batches=batches, batch_size=batch_size)
+    return _minibatch_score(as_key(key), x_t, t, mixture, schedule, batch_size, batches)
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _minibatch_score(
+    key: Array,
+    x_t: Any,
+    t: Any,
+    mixture: Mixture,
+    schedule: Schedule,
+    batch_size: int,
+    batches: int,
+) -> ScoreEstimate:
     x_t = jnp.asarray(x_t, mixture.dtype)
     if x_t.ndim != 2 or x_t.shape[1] != mixture.dimension:
         raise ValueError(f"x_t: expected shape (queries, {mixture.dimension}), got {x_t.shape}")
@@ -84,7 +96,7 @@ def minibatch_score(
         estimate = partial(_estimate, mixture.subsample(key, batch_size))
         return over_tiles(estimate, (x_t, alpha, variance), mixture.evaluation.tile(batch_size))
 
-    score, squared_error, ess = jax.vmap(one)(jax.random.split(as_key(key), batches))
+    score, squared_error, ess = jax.vmap(one)(jax.random.split(key, batches))
     error = jnp.sqrt(squared_error.sum(0)) / batches
     return ScoreEstimate(score.mean(0), error, ess.sum(0))
 

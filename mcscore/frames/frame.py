@@ -44,7 +44,7 @@ class Frame(FrameKind):
             (3, d, m), padded with inf; None where nothing was spread. See ``ties``.
     """
 
-    ties: Any = field(default=None, kw_only=True)
+    ties: Any = field(default=None, kw_only=True, repr=False, compare=False)
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
         """Return the frame as it is."""

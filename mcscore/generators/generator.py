@@ -243,6 +243,8 @@ def load(path: str | os.PathLike) -> Generator:
         frame = FRAMES[name](**_part(tensors, "frame/"))
         encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
         about = json.loads(metadata["about" if "about" in metadata else "settings"])
+        if not isinstance(about, dict):
+            raise ValueError(f"expected about to be an object, got {about!r}")
         generator = Generator(params, frame, network, encoder, about)
         d = generator.dimension
         expected = jax.eval_shape(partial(network.init, d=d), jax.random.key(0))
@@ -250,7 +252,11 @@ def load(path: str | os.PathLike) -> Generator:
         for part in (params, encoder or params):
             if jax.tree.map(jnp.shape, part) != expected:
                 raise ValueError(f"expected parameters of {network} for {d} columns")
-        jax.eval_shape(frame.inverse, jax.ShapeDtypeStruct((1, d), generator.dtype))
+        if len({leaf.dtype for leaf in jax.tree.leaves((params, encoder))}) > 1:
+            raise ValueError("expected parameters of one precision")
+        if not jnp.issubdtype(generator.dtype, jnp.floating):
+            raise ValueError(f"expected floating-point parameters, got {generator.dtype}")
+        _check_frame(frame, d)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"path: {path} is damaged ({error})") from error
     return generator
@@ -260,6 +266,18 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
     return {
         k.removeprefix(prefix): jnp.asarray(v) for k, v in tensors.items() if k.startswith(prefix)
     }
+
+
+def _check_frame(frame: Any, d: int) -> None:
+    """Raise ``ValueError`` unless the frame's arrays fit each other and ``d`` columns."""
+    found = {name: np.shape(value) for name, value in _fields(frame).items()}
+    table = (d, *found.get("knots", (d, 0))[1:])
+    wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
+    wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
+    wanted |= dict(ties=(3, d, *found.get("ties", ())[2:]))
+    for name, shape in found.items():
+        if shape != wanted[name]:
+            raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
 
 
 def _fields(frame: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from mcscore._validation import as_key, at_least
-from mcscore.flows.clocks import CanonicalClock, Clock
+from mcscore._validation import as_key, at_least, of_type
+from mcscore.flows.clocks import CanonicalClock, Clock, TimeClock
 from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solve_flow
 from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
@@ -48,6 +48,11 @@ class Labelling:
     error_sample: int = 250
 
     def __post_init__(self) -> None:
+        of_type((Normal, Sobol), "Normal()", noise=self.noise)
+        of_type((CanonicalClock, TimeClock), "CanonicalClock()", clock=self.clock)
+        of_type(Solver, "diffrax.Bosh3()", solver=self.solver)
+        if self.tolerance is not None:
+            of_type((int, float), "1e-3", tolerance=self.tolerance)
         at_least(1, chunk_size=self.chunk_size)
         at_least(0, error_sample=self.error_sample)
         optional = dict(minibatch=self.minibatch, steps=self.steps)
@@ -156,10 +161,12 @@ def generate_pairs(
         error_sample,
     )
     how = replace(how, chunk_size=min(chunk_size, n))
-    noise_key, batch_key = jax.random.split(as_key(key))
+    of_type(Schedule, "Cosine()", schedule=schedule)
+    key = as_key(key)
+    noise_key, batch_key = jax.random.split(key)
     store = None
     if checkpoint is not None:
-        law = (mixture.blocks, mixture.width, mixture.variance, mixture.frame)
+        law = (mixture.blocks, mixture.width, mixture.variance, mixture.frame, mixture.evaluation)
         store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how))
 
     sample = min(how.error_sample, how.chunk_size)
@@ -212,7 +219,7 @@ def generate_pairs(
     report = PairsReport(
         pairs=int(finite.sum()),
         nonfinite=int((~finite).sum()),
-        evaluations=evaluations(solver, taken) if taken else None,
+        evaluations=evaluations(solver, taken or how.steps or 0) or None,
         error_sample=sample,
         error_rms=float(np.sqrt(np.mean(error**2))),
         error_median=float(np.median(error)),

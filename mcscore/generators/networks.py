@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mcscore._validation import at_least
+
 
 class _Network(nn.Module):
     """``d -> width -> ... -> width -> d``."""
@@ -66,9 +68,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            at_least(1, **{name: getattr(self, name)})
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {self.activation!r}")
         if self.products not in PRODUCTS:

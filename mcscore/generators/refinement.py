@@ -109,7 +109,7 @@ def refine(
         generator: Trained on ``pairs``.
         mixture: The law of the pairs.
         pairs: Labeled pairs.
-        steps: Of the optimizer, in hundreds.
+        steps: Of the optimizer, rounded up to hundreds.
         batch_size: Fresh noise, and pairs, per step.
         optimizer: Any of optax; by default ``train``'s with a peak that grows with ``steps``, up to 5e-3.
         progress: Show a bar.

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from tqdm import trange
 
 from mcscore._arrays import shapes
-from mcscore._validation import as_key, at_least
+from mcscore._validation import as_key, at_least, of_type
 from mcscore.generators.descent import State, begin, default_optimizer, descend
 from mcscore.generators.generator import Generator
 from mcscore.generators.networks import MLP
@@ -61,11 +61,24 @@ class Training:
     recalibrate: bool = True
 
     def __post_init__(self) -> None:
+        of_type(MLP, "MLP()", network=self.network)
+        if self.optimizer is not None:
+            of_type(optax.GradientTransformation, "optax.adam(1e-3)", optimizer=self.optimizer)
+        of_type((int, float), "0.1", validation=self.validation, ema=self.ema)
         counts = {name: getattr(self, name) for name in ("epochs", "batch_size", "patience")}
         at_least(1, **{name: value for name, value in counts.items() if value is not None})
         for name in ("validation", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
+
+    def held(self, pairs: int) -> int:
+        """Return how many of the pairs are held out."""
+        held = round(self.validation * pairs)
+        if held >= pairs:
+            raise ValueError(
+                f"validation: expected a share that leaves some of {pairs} pairs, got {self.validation}"
+            )
+        return held
 
 
 def train(
@@ -114,7 +127,10 @@ def train(
     >>> gen(z).shape, len(history.train_loss)
     ((200, 2), 2)
     """
+    of_type(Pairs, "Pairs(z, x)", pairs=pairs)
     z, x = (jnp.asarray(part) for part in pairs)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(f"pairs: expected floating-point numbers, got {z.dtype}")
     if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
         raise ValueError(
             f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
@@ -125,7 +141,7 @@ def train(
         network, optimizer, epochs, batch_size, validation, patience, ema, encoder, recalibrate
     )
     split_key, decoder_key, encoder_key = jax.random.split(as_key(key), 3)
-    data, held_out = _divided(split_key, z, x, round(validation * len(z)))
+    data, held_out = _divided(split_key, z, x, options.held(len(z)))
     problems = [_posed(decoder_key, data, held_out, "training", options)]
     if encoder:
         turned = held_out and held_out[::-1]
@@ -214,8 +230,11 @@ def _solved(
     """
     stop, store = Event(), None
     if checkpoint is not None:  # a program's text has its network, optimizer and numbers in it
-        runs = [(p.epoch.as_text(), p.key, p.data, p.held_out, p.patience) for p in problems]
-        store = Checkpoint(checkpoint, fingerprint(runs))
+        runs = [
+            (p.epoch.as_text(), p.key, p.data, p.held_out, p.epochs, p.patience) for p in problems
+        ]
+        starts = [jax.tree.leaves(p.state) for p in problems]
+        store = Checkpoint(checkpoint, fingerprint(runs, starts))
     with ThreadPoolExecutor(len(problems)) as pool:
         try:
             return list(pool.map(lambda problem: _solve(problem, store, progress, stop), problems))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from mcscore._arrays import shapes
+from mcscore._validation import at_least, of_type
 
 
 @jax.tree_util.register_dataclass
@@ -56,6 +57,11 @@ class Evaluation:
     queries: int = 8192
     weights: int = 2**20
     careful: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1, queries=self.queries)
+        at_least(0, weights=self.weights)
+        of_type(bool, "True", careful=self.careful)
 
     @classmethod
     def on(cls, device: Any) -> Evaluation:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import on_device
-from mcscore._validation import Table, as_key, at_least
+from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.frames import FrameKind, dequantized
 from mcscore.jet import Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
@@ -55,6 +55,9 @@ def mixture(
     """
     table = Table.of(x, weights)
     at_least(1, block_rows=block_rows)
+    evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
+    check_law(kernel, frame)
+    of_type(Evaluation, "mcs.jet.Evaluation()", evaluation=evaluation)
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
     values, share, ties = table.values, {}, None
@@ -74,5 +77,11 @@ def mixture(
     )
     fitted = chosen.fitted if ties is None else replace(chosen.fitted, ties=ties)
     blocks, width, variance = on_device((chosen.blocks, *moments(chosen.blocks)), table.dtype)
-    evaluation = evaluation or Evaluation.on(jax.local_devices()[0])
     return Mixture(blocks, width, variance, fitted, evaluation, report)
+
+
+def check_law(kernel: Any, frame: Any) -> None:
+    """Raise ``ValueError`` unless a mixture can be asked for by ``kernel`` and ``frame``."""
+    of_type(Kernel, "mcs.Local()", kernel=kernel)
+    if frame is not None:
+        of_type(FrameKind, "mcs.Affine()", frame=frame)

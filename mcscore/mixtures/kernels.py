@@ -23,7 +23,7 @@ and whatever is left open, ``lay_out`` arranges the rows for the streaming evalu
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -63,6 +63,8 @@ class Choice(NamedTuple):
 class Kernel:
     """Base of all kernels. ``weights`` (n,) are positive and sum to one."""
 
+    has_density: ClassVar[bool] = True
+
     def usual_frames(self, table: Table) -> tuple[FrameKind, ...]:
         """Return the frames to choose from where the user names none."""
         table.warn_of_units()
@@ -99,6 +101,8 @@ class Dirac(Kernel):
     >>> Dirac()
     Dirac()
     """
+
+    has_density: ClassVar[bool] = False
 
     def usual_frames(self, table: Table) -> tuple[FrameKind, ...]:
         """Return the identity: points have no width that units could distort."""

@@ -88,7 +88,7 @@ class Mixture:
             raise ValueError(
                 "subsample: expected an isotropic kernel, got one with local covariances"
             )
-        block, row = pick_rows(key, self.blocks.log_weights, rows)
+        block, row = pick_rows(as_key(key), self.blocks.log_weights, rows)
         points = self.blocks.centers[block] + self.blocks.rows[block, row]
 
         count = -(-rows // BLOCK_ROWS)  # unsorted points: equal blocks in the order of the draw
@@ -163,7 +163,12 @@ class Mixture:
         return self._derived(_conditional(self.blocks, onto, along, given, values), frame)
 
     def _columns(self, columns: Sequence[int] | np.ndarray) -> list[int]:
-        found = [operator.index(j) for j in columns]
+        try:
+            found = [operator.index(j) for j in columns]
+        except TypeError as error:
+            raise ValueError(f"columns: expected indices of columns, got {columns!r}") from error
+        if any(isinstance(j, bool | np.bool_) for j in columns):
+            raise ValueError(f"columns: expected indices of columns, no mask, got {columns!r}")
         known = set(found) & set(range(self.dimension))
         if not known or len(known) < len(found):
             raise ValueError(

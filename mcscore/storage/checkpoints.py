@@ -34,6 +34,8 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike, run: str):
         self.folder, self.run = Path(folder), run
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"checkpoint: expected a folder, got the file {folder}")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, part: str) -> Path:
@@ -59,13 +61,13 @@ class Checkpoint:
             tensors, header = read_tensors(path)
         except ValueError as error:
             return self._again(f"{error}")
-        if header.get("part") != part or header.get("digest") != fingerprint(part, tensors):
-            return self._again(f"{path} does not hold what was written as {part!r}")
-        if header.get("run") != self.run:
+        if header.get("run") != self.run:  # first: what belongs to others is not overwritten
             raise ValueError(
                 f"checkpoint: {path} belongs to a run with another key, data or settings; "
                 "name another folder, or remove this one"
             )
+        if header.get("part") != part or header.get("digest") != fingerprint(part, tensors):
+            return self._again(f"{path} does not hold what was written as {part!r}")
         return tensors
 
     @staticmethod

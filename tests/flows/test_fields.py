@@ -217,6 +217,16 @@ def test_tiles_follow_the_device():
         assert mcs.jet.Evaluation.on(type("Device", (), known)()).tile(1024) == expected
 
 
+@pytest.mark.parametrize(
+    "wrong", [dict(queries=0), dict(queries=-3), dict(queries=7.5), dict(weights=-1)], ids=str
+)
+def test_bad_evaluations_are_named(wrong):
+    if X64 and not isinstance(next(iter(wrong.values())), int):
+        pytest.skip("annotations are checked first")
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected an integer"):
+        mcs.jet.Evaluation(**wrong)
+
+
 def test_an_evaluation_is_part_of_the_program_and_travels_with_the_law():
     """Another evaluation is another program; a global switch would have been ignored after the first."""
     x = jnp.zeros((300, 2))

@@ -190,7 +190,21 @@ def test_training_resumes_to_the_bit(encoder, tmp_path, monkeypatch):
     for old, new in zip(jax.tree.leaves(whole), jax.tree.leaves(gen), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(history.validation_loss, again.validation_loss)
-    for other in (dict(ema=0.5), dict(optimizer=optax.adam(1e-3)), dict(epochs=8)):
+    monkeypatch.undo()
+    injected = optax.inject_hyperparams(
+        optax.adam
+    )  # its numbers are in the state, not in the program
+    numbers = tmp_path / "numbers"
+    small(checkpoint=numbers, **options | dict(optimizer=injected(learning_rate=1e-2)))
+    with pytest.raises(ValueError, match="another key, data or settings"):
+        small(checkpoint=numbers, **options | dict(optimizer=injected(learning_rate=1e-3)))
+    same_patience = dict(optimizer=optax.adam(1e-2), patience=3)
+    for other in (
+        dict(ema=0.5),
+        dict(optimizer=optax.adam(1e-3)),
+        dict(epochs=8),
+        dict(epochs=6) | same_patience,
+    ):
         with pytest.raises(ValueError, match=r"checkpoint: .*another key, data or settings"):
             small(checkpoint=tmp_path, **options | other)
 
@@ -266,6 +280,37 @@ DAMAGE = {
     "unknown frame": lambda data: data.replace(b"AffineFrame", b"Afgine_rame"),
     "renamed tensor": lambda data: data.replace(b"params/Dense_0/bias", b"params/Dense_9/bias"),
 }
+
+
+def changed(change):
+    """Return a damage of a file that stays a file of its kind."""
+
+    def damage(path):
+        tensors, header = storage.read_tensors(path)
+        change(tensors, header)
+        storage.write_tensors(path, tensors, header)
+
+    return damage
+
+
+BENT = {
+    "matrix cut": changed(lambda t, _: t.update({"frame/matrix": t["frame/matrix"][:1]})),
+    "shift cut": changed(lambda t, _: t.update({"frame/shift": t["frame/shift"][:1]})),
+    "integers": changed(lambda t, _: t.update({k: v.astype(int) for k, v in t.items()})),
+    "two precisions": changed(
+        lambda t, _: t.update({"params/Dense_0/bias": t["params/Dense_0/bias"].astype(np.float16)})
+    ),
+    "about a list": changed(lambda _, h: h.update(about="[]")),
+    "about nothing": changed(lambda _, h: h.update(about="null")),
+}
+
+
+@pytest.mark.parametrize("case", BENT)
+def test_bent_files_are_refused(saved, case):
+    _, path = saved
+    BENT[case](path)
+    with pytest.raises(ValueError, match=r"path: .*model.* is damaged"):
+        mcs.load(path)
 
 
 @pytest.mark.parametrize("case", DAMAGE)

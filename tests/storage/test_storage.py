@@ -21,6 +21,34 @@ def scaled(factor):
     return lambda x: factor * x
 
 
+def schedule(power):
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Mine(mcs.Schedule):
+        def alpha(self, t):
+            return 1 - t
+
+        def variance(self, t):
+            return t**power
+
+    return Mine()
+
+
+@dataclasses.dataclass
+class Factor:
+    value: float
+
+    def times(self, x):
+        return self.value * x
+
+
+def with_default(value):
+    def function(*, a=value):
+        return a
+
+    return function
+
+
 SHIFT = 1e-12
 DIFFERENT = {  # pairs of values that a repr may not tell apart
     "array": (np.linspace(0, 1, 5000), np.linspace(0, 1, 5000) + SHIFT),
@@ -37,6 +65,10 @@ DIFFERENT = {  # pairs of values that a repr may not tell apart
     ),
     "closure": (scaled(2.0), scaled(3.0)),
     "code": (lambda x: x + 1, lambda x: x - 1),
+    "a class with another method": (schedule(1), schedule(2)),
+    "a method of another value": (Factor(1).times, Factor(2).times),
+    "default": (with_default(1), with_default(2)),
+    "keys of a dict": ({1: 2, "a": 3}, {"1": 2, "a": 3}),
     "partial": (partial(scaled, 1), partial(scaled, 2)),
     "nested": ({"a": [1, (2, None)]}, {"a": [1, 2, None]}),
     "split": (["ab", "c"], ["a", "bc"]),
@@ -54,8 +86,9 @@ def test_arrays_of_either_library_have_one_fingerprint():
     x = np.arange(3, dtype=np.float32)
     assert storage.fingerprint(x) == storage.fingerprint(jnp.asarray(x))
     assert storage.fingerprint(scaled(2.0)) == storage.fingerprint(scaled(2.0))
-    with pytest.raises(TypeError, match="fingerprint: expected arrays"):
-        storage.fingerprint(object())
+    for opaque in (object(), np.array([object()])):
+        with pytest.raises(TypeError, match="fingerprint: expected arrays"):
+            storage.fingerprint(opaque)
 
 
 def test_one_path_may_be_written_by_many(tmp_path):
@@ -118,6 +151,18 @@ def test_every_flipped_byte_of_a_part_is_noticed(tmp_path):
     assert storage.Checkpoint(tmp_path, "run").read("other") is None
     with pytest.raises(ValueError, match="another key, data or settings"):
         storage.Checkpoint(tmp_path, "another").read("part")
+
+
+def test_a_part_of_another_run_is_not_overwritten_though_damaged(tmp_path):
+    owner = storage.Checkpoint(tmp_path, "owner")
+    owner.write("part", {"x": np.arange(4.0)})
+    tensors, header = storage.read_tensors(owner.path("part"))
+    storage.write_tensors(owner.path("part"), {"x": tensors["x"][:2]}, header)
+    with pytest.raises(ValueError, match="another key, data or settings"):
+        storage.Checkpoint(tmp_path, "guest").read("part")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="checkpoint: expected a folder, got the file"):
+        storage.Checkpoint(tmp_path / "file", "owner")
 
 
 def test_a_reports_words_are_no_part_of_a_run(tmp_path, key):
