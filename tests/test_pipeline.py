@@ -262,7 +262,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "x (50 rows), s (7 rows)" in capsys.readouterr().out
     densities.write_text("a,b,d\n1,2,3\n")
-    refused = ["density", str(model), str(densities), "--out", str(densities)]
+    refused = ["density", str(model), str(densities), "--out", str(out)]
     assert main(refused) == 2 and "['a', 'b', 'd']" in capsys.readouterr().err
     assert densities.read_text() == "a,b,d\n1,2,3\n"
 
