@@ -46,6 +46,10 @@ def paper_transport(z, rows, eps=0.01, steps=500):
     return x
 
 
+def equal_weights(x):
+    return np.full(len(x), 1 / len(x))
+
+
 def two_clusters(n=400, d=3):
     """Return rows of two Gaussians of different shape, 4 apart in every column, (n, d)."""
     rng = np.random.default_rng(1)

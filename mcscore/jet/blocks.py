@@ -14,6 +14,7 @@ import jax
 
 from mcscore._arrays import shapes
 from mcscore._validation import at_least, of_type
+from mcscore.jet import native
 
 
 @jax.tree_util.register_dataclass
@@ -45,10 +46,14 @@ class Evaluation:
     CPU: tile times block within its caches, yet work enough in every step of the scan over blocks.
 
     Args:
-        queries: Queries evaluated together (a tile), at most.
-        weights: Posterior weights, one per query and row of a block, held at once, about; but never so few
-            that a tile has less than 1,024 queries.
-        careful: Compute a tile in float64 where float32 would lose digits (see ``stream``).
+        queries: Queries evaluated together (a tile), at most, in XLA.
+        weights: Posterior weights, one per query and row of a block, held at once in XLA, about; but never
+            so few that a tile has less than 1,024 queries.
+        careful: Compute in float64 where float32 would lose digits (see ``stream``).
+        kernel: ``"xla"``, or ``"native"``, the C++ kernel for float32 on CPUs, where it was built; or one of
+            ``jet.native.targets()``, the instructions it is to use. By default what is fastest.
+        negligible: The native kernel leaves out blocks that together have at most this share of a query's
+            density, provably; 0 for none.
 
     >>> Evaluation().tile(rows=1024), Evaluation(queries=128).tile(rows=1024)
     (1024, 128)
@@ -57,11 +62,22 @@ class Evaluation:
     queries: int = 8192
     weights: int = 2**20
     careful: bool = True
+    kernel: str | None = None
+    negligible: float = 1e-6
 
     def __post_init__(self) -> None:
         at_least(1, queries=self.queries)
         at_least(0, weights=self.weights)
         of_type(bool, "True", careful=self.careful)
+        if self.kernel not in (None, "xla", *native.names()):
+            known = ", ".join(map(repr, ("xla", *native.names())))
+            raise ValueError(
+                f"kernel: expected one of {known} on this machine, got {self.kernel!r}"
+            )
+        if not 0 <= self.negligible < 1:
+            raise ValueError(
+                f"negligible: expected a share of at least 0, below 1, got {self.negligible}"
+            )
 
     @classmethod
     def on(cls, device: Any) -> Evaluation:

@@ -76,8 +76,9 @@ def block_jet(
     precision = 1 / (alpha**2 * variances + variance)
 
     log_p, mean, spread = posterior(x, alpha, precision, rows, block.log_weights, laplacian)
-    query, row, offset = reading.coefficients(alpha, precision, variances)
-    field = query * x + row * mean
+    slope, constant, offset = reading.coefficients(alpha)
+    along = (slope * variances + constant) * precision
+    field = along * x + (offset - alpha * along) * mean
     field = field if basis is None else product(basis, field)
     field = field + offset * center
     if spread is None:

@@ -61,14 +61,18 @@ def merge(first: Jet, second: Jet, axis: int = -1) -> Jet:
 
 
 class Coefficients(NamedTuple):
-    """Of ``A x + B m``, per direction of a block's basis (d, 1) or (d, b).
+    """Of a vector field, at each time: scalars or one per query.
+
+    In a direction of a block's basis with kernel variance ``v`` and ``lambda = 1 / (alpha^2 v + sigma^2)``,
+
+        A = (slope v + constant) lambda,    B = offset - alpha A.
 
     ``offset`` is ``alpha A + B``, the coefficient of the block's center, in closed form so that
     nothing cancels.
     """
 
-    query: Array
-    row: Array
+    slope: Array
+    constant: Array
     offset: Array
 
 
@@ -76,7 +80,7 @@ class Coefficients(NamedTuple):
 class Reading:
     """Base of vector fields ``E_w[A x + B m]``: a registered pytree that knows its coefficients.
 
-    ``careful`` says whether float32's loss of digits matters, so that tiles which suffer from it are
+    ``careful`` says whether float32's loss of digits matters, so that queries which suffer from it are
     computed in float64.
     """
 
@@ -86,14 +90,8 @@ class Reading:
         """Return the reading at times of these rates; a reading that needs none is the same."""
         return self
 
-    def coefficients(self, alpha: Array, precision: Array, variances: Array) -> Coefficients:
-        """Return the coefficients.
-
-        Args:
-            alpha: Scale of the signal, (1, 1) or (1, b).
-            precision: ``lambda``, (d, 1) or (d, b).
-            variances: Kernel variances ``v``, (d, 1).
-        """
+    def coefficients(self, alpha: Array) -> Coefficients:
+        """Return the coefficients where the signal has the scale ``alpha``."""
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(...)")
 
 
@@ -102,9 +100,9 @@ class Reading:
 class Score(Reading):
     """``grad log p = E_w[-lambda (x - alpha m)]``."""
 
-    def coefficients(self, alpha: Array, precision: Array, variances: Array) -> Coefficients:
-        """Return ``-lambda`` and ``alpha lambda``."""
-        return Coefficients(-precision, alpha * precision, jnp.zeros_like(alpha))
+    def coefficients(self, alpha: Array) -> Coefficients:
+        """Return those of ``A = -lambda``, ``B = alpha lambda``."""
+        return Coefficients(jnp.zeros_like(alpha), -jnp.ones_like(alpha), jnp.zeros_like(alpha))
 
 
 @jax.tree_util.register_dataclass
@@ -112,10 +110,9 @@ class Score(Reading):
 class Denoiser(Reading):
     """``E[x_0 | x_t] = E_w[m + alpha v lambda (x - alpha m)]``, regular also at ``alpha = 0``."""
 
-    def coefficients(self, alpha: Array, precision: Array, variances: Array) -> Coefficients:
-        """Return ``alpha v lambda`` and ``1 - alpha^2 v lambda``."""
-        gain = alpha * variances * precision
-        return Coefficients(gain, 1 - alpha * gain, jnp.ones_like(alpha))
+    def coefficients(self, alpha: Array) -> Coefficients:
+        """Return those of ``A = alpha v lambda``, ``B = 1 - alpha^2 v lambda``."""
+        return Coefficients(alpha, jnp.zeros_like(alpha), jnp.ones_like(alpha))
 
 
 @jax.tree_util.register_dataclass
@@ -139,7 +136,6 @@ class Velocity(Reading):
         """Return the velocity at times of these rates."""
         return Velocity(d_alpha, d_variance)
 
-    def coefficients(self, alpha: Array, precision: Array, variances: Array) -> Coefficients:
-        """Return the coefficients at the reading's rates."""
-        query = (self.d_alpha * alpha * variances + self.d_variance / 2) * precision
-        return Coefficients(query, self.d_alpha - alpha * query, self.d_alpha)
+    def coefficients(self, alpha: Array) -> Coefficients:
+        """Return those of ``A = (alpha' alpha v + (sigma^2)'/2) lambda``, ``B = alpha' - alpha A``."""
+        return Coefficients(self.d_alpha * alpha, self.d_variance / 2, self.d_alpha)

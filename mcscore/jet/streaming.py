@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.dense import block_jet
 from mcscore.jet.readings import Jet, Reading, Score, merge
@@ -27,9 +29,9 @@ def stream(
 ) -> Jet:
     """Return the jet of the diffused law at ``x_t``, streamed over blocks.
 
-    O(b n d) time; O(b d + tile x block) memory, also under reverse-mode differentiation. A tile is
-    computed in float64 where float32 would lose digits to the expanded square (see ``loses_digits``), if
-    both ``reading`` and ``evaluation`` are ``careful``.
+    O(b n d) time; O(b d + tile x block) memory, also under reverse-mode differentiation. What float32
+    would lose to the expanded square (see ``loses_digits``) is computed in float64, if both ``reading``
+    and ``evaluation`` are ``careful``; the native kernel expands no square.
 
     Args:
         x_t: Queries, in the blocks' coordinates.
@@ -40,56 +42,131 @@ def stream(
         laplacian: Whether to compute the Laplacian of the log density too.
         evaluation: How.
     """
+    return _stream(x_t, alpha, variance, blocks, reading, 2 if laplacian else 1, evaluation)
+
+
+def log_density(
+    x_t: Float[Array, "b d"],
+    alpha: ArrayLike,
+    variance: ArrayLike,
+    blocks: Blocks,
+    *,
+    evaluation: Evaluation = Evaluation(),
+) -> Float[Array, "b"]:
+    """Return the log density of the diffused law at ``x_t`` alone, see ``stream``."""
+    return _stream(x_t, alpha, variance, blocks, Score(), 0, evaluation).log_p
+
+
+def _stream(
+    x_t: Array,
+    alpha: ArrayLike,
+    variance: ArrayLike,
+    blocks: Blocks,
+    reading: Reading,
+    order: int,
+    evaluation: Evaluation,
+) -> Jet:
     if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
         expected = f"(queries, {blocks.rows.shape[-1]})"
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
-
-    def plain(operands: Any, blocks: Blocks) -> Jet:
-        x, alpha, variance, reading = jax.tree.map(jnp.transpose, operands)
-
-        @jax.checkpoint  # recompute tiles in reverse mode: memory must not grow with (queries x rows)
-        def step(jet: Jet, block: Blocks) -> tuple[Jet, None]:
-            block = _cast(block, x.dtype)
-            new = block_jet(x, alpha, variance, block, reading, laplacian)
-            return merge(jet, new, axis=0), None
-
-        nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[1:])
-        start = Jet(nothing, jnp.zeros_like(x), jnp.zeros_like(nothing) if laplacian else None)
-        jet = jax.lax.scan(step, start, blocks)[0]
-        return jet._replace(field=jet.field.T)
-
     columns = jax.tree.map(
         lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), (alpha, variance, reading)
     )
-    careful = reading.careful and evaluation.careful and x_t.dtype == jnp.float32
-    one_tile = _with_care(plain) if careful else plain
+    operands, single = (x_t, *columns), x_t.dtype == jnp.float32
+    careful = reading.careful and evaluation.careful and single
     tile = evaluation.tile(blocks.rows.shape[-2])
-    return over_tiles(lambda operands: one_tile(operands, blocks), (x_t, *columns), tile)
+
+    def tiled(one_tile: Callable) -> Callable:
+        return lambda operands, blocks: over_tiles(
+            lambda part: one_tile(part, blocks), operands, tile
+        )
+
+    one_tile = partial(_in_xla, laplacian=order > 1)
+    in_xla = plain = tiled(one_tile)
+    if careful:
+        in_xla = _opaque(tiled(partial(_with_care, one_tile)), plain)
+    target = _target(evaluation) if single else None
+    if target is None:
+        return in_xla(operands, blocks)
+    how = dict(target=target, negligible=evaluation.negligible, careful=careful)
+    native_jet = _opaque(partial(_native, order=order, **how), plain)
+    if jax.default_backend() == "cpu":
+        return native_jet(operands, blocks)
+    return jax.lax.platform_dependent(operands, blocks, cpu=native_jet, default=in_xla)
 
 
-def _with_care(plain: Callable) -> Callable:
-    """Return ``plain``, evaluated in float64 where float32 would lose digits.
+def _target(evaluation: Evaluation) -> str | None:
+    """Return the native kernel's instruction set, or None where XLA is asked for or all there is."""
+    if evaluation.kernel is None:
+        return native.targets()[0] if native.targets() else None
+    return None if evaluation.kernel == "xla" else evaluation.kernel
 
-    JAX cannot transform float64 code where x64 is off: ``vmap`` and differentiation take ``plain``.
-    """
+
+def _native(operands: Any, blocks: Blocks, *, order: int, **how: Any) -> Jet:
+    x, alpha, variance, reading = operands
+    times = (alpha, variance, *reading.coefficients(alpha))
+    log_p, field, laplacian = native.jet(x, times, blocks, order=order, **how)
+    return Jet(log_p, field if order > 0 else jnp.zeros_like(x), laplacian if order > 1 else None)
+
+
+def _in_xla(operands: Any, blocks: Blocks, *, laplacian: bool) -> Jet:
+    """Return the jet of one tile of queries."""
+    x, alpha, variance, reading = jax.tree.map(jnp.transpose, operands)
+
+    @jax.checkpoint  # recompute tiles in reverse mode: memory must not grow with (queries x rows)
+    def step(jet: Jet, block: Blocks) -> tuple[Jet, None]:
+        block = _cast(block, x.dtype)
+        new = block_jet(x, alpha, variance, block, reading, laplacian)
+        return merge(jet, new, axis=0), None
+
+    nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[1:])
+    start = Jet(nothing, jnp.zeros_like(x), jnp.zeros_like(nothing) if laplacian else None)
+    jet = jax.lax.scan(step, start, blocks)[0]
+    return jet._replace(field=jet.field.T)
+
+
+def _with_care(plain: Callable, operands: Any, blocks: Blocks) -> Jet:
+    """Return ``plain`` of the operands, evaluated in float64 where float32 would lose digits."""
 
     def in_double(operands: Any, blocks: Blocks) -> Jet:
         with _enable_x64(True):
             return _cast(plain(_cast(operands, jnp.float64), blocks), jnp.float32)
 
-    @jax.custom_batching.custom_vmap
-    def careful(operands: Any, blocks: Blocks) -> Jet:
-        x, alpha, variance, _ = operands
-        needed = loses_digits(x, alpha, variance, blocks)
-        return jax.lax.cond(needed, in_double, plain, operands, blocks)
+    needed = loses_digits(*operands[:3], blocks)
+    return jax.lax.cond(needed, in_double, plain, operands, blocks)
 
-    @careful.def_vmap
-    def _(_, batched, operands, blocks):
-        axes = jax.tree.map(lambda b: 0 if b else None, batched)
-        out = jax.vmap(plain, in_axes=tuple(axes))(operands, blocks)
+
+def _opaque(function: Callable, plain: Callable) -> Callable:
+    """Return ``function(operands, blocks)`` as one that JAX can transform.
+
+    It can neither differentiate a foreign kernel nor transform float64 code where x64 is off:
+    differentiation takes ``plain``. Under ``vmap`` over operands, all queries go to ``function`` in one call;
+    over blocks, ``plain`` is taken too.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def batched(operands: Any, blocks: Blocks) -> Jet:
+        return function(operands, blocks)
+
+    @batched.def_vmap
+    def _(size, is_batched, operands, blocks):
+        if any(jax.tree.leaves(is_batched[1])):
+            axes = jax.tree.map(lambda b: 0 if b else None, is_batched)
+            out = jax.vmap(plain, in_axes=tuple(axes))(operands, blocks)
+        else:
+            queries = operands[0].shape[-2]
+
+            def flat(leaf: Array, batched: bool) -> Array:
+                leaf = leaf if batched else leaf[None]
+                return jnp.broadcast_to(leaf, (size, queries, leaf.shape[-1])).reshape(
+                    size * queries, -1
+                )
+
+            out = differentiable(jax.tree.map(flat, operands, is_batched[0]), blocks)
+            out = jax.tree.map(lambda a: a.reshape(size, queries, *a.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
-    differentiable = jax.custom_jvp(careful)
+    differentiable = jax.custom_jvp(batched)
     differentiable.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
     return differentiable
 

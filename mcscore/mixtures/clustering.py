@@ -1,29 +1,40 @@
-"""Clusters of rows: components of Gaussian mixtures fitted by EM (scikit-learn), several side by side.
+r"""Clusters of rows: components of Gaussian mixtures fitted by EM, several side by side.
+
+With the responsibilities ``r_ij`` of component j for row i, the posterior, EM repeats
+
+    E    log r_ij = log w_j N(x_i; mu_j, C_j) - log-sum-exp over j
+    M    w_j, mu_j, C_j = mass, mean and covariance of the rows, weighted by p_i r_ij
+
+(Dempster, Laird and Rubin 1977), both as matrix products over chunks of rows, so that memory stays bounded.
+It starts from k-means++ (Arthur and Vassilvitskii 2007) and a few steps of k-means.
 
 A row's cluster is drawn from its posterior, not the likeliest: so the rows of a cluster are a sample of its
 component, tails and overlaps included, and the clusters' Gaussians together are the mixture. Cut along the
-borders of the likeliest, components would lose their tails.
+borders of the likeliest, components would lose their tails. The mixture only proposes clusters, whose moments
+are taken anew in float64: float32 does.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from mcscore._arrays import host_generator
-from mcscore._optional import needed
+from mcscore._arrays import host_generator, on_device
+from mcscore.jet.dense import product
 
 FITTING_ROWS = 15_000  # rows on which EM starts, at most
 ENDING_ROWS = 60_000  # of larger tables, rows on which it ends
+FLOOR = 1e-3  # of the columns' mean variance, added to every component's
+TOLERANCE = 5e-3  # nats per row: EM that gains less ends; it need not converge
+PADDED = (4, 8, 16, 40, 80, 160)  # components, closed ones included: few programs serve all numbers
+WORK = 2**20  # numbers of a chunk's whitened rows: they stay in the cache
+LABELED = 2**14  # rows whose clusters are drawn together
 
 
 class Clustering(NamedTuple):
@@ -33,95 +44,241 @@ class Clustering(NamedTuple):
     assign: Callable[[np.ndarray], np.ndarray]
 
 
-def clusterings(
-    jobs: Iterable[tuple[np.ndarray, int, Array]], *, thorough: bool = True
-) -> list[Clustering]:
-    """Return a clustering per job (rows, clusters, key): components of a Gaussian mixture fitted by EM.
+class Components(NamedTuple):
+    """Gaussian components; of a closed one the log weight is ``-inf``.
+
+    Attributes:
+        log_weights: (k,).
+        means: (k, d).
+        roots: ``U`` with ``U U^T`` the inverse covariance, (k, d, d).
+    """
+
+    log_weights: Array
+    means: Array
+    roots: Array
+
+
+Job = tuple[np.ndarray, np.ndarray, int, Array]
+
+
+def clusterings(jobs: Iterable[Job], *, thorough: bool = True) -> list[Clustering]:
+    """Return a clustering per job (rows, their weights, number of clusters, key).
 
     Clusters that would hold fewer than five of the rows, too few for any covariance, are closed
     and their rows are drawn from the others. Of large tables EM ends on more rows if ``thorough``.
     """
-    jobs = list(jobs)
-    if all(clusters == 1 for _, clusters, _ in jobs):
-        return [Clustering(_one(x), _one) for x, *_ in jobs]
-    with needed("clustering (Auto, Local)", "scikit-learn", "data"):
-        from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():  # EM need not converge
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return _side_by_side(lambda job: _cluster(*job, thorough=thorough), jobs)
+    return [_cluster(*job, thorough=thorough) for job in jobs]
 
 
 def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarray]:
     """Return the clusters of ``rows`` in each of the clusterings, ``found`` among rows like them."""
-    return _side_by_side(lambda one: one.assign(rows), found)
+    return [one.assign(rows) for one in found]
 
 
-def _side_by_side(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
-    """Return ``function(job)`` of all jobs: EM's matrices are small, so one thread is enough for each."""
-    with _thread_pools().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, jobs))
+def _cluster(
+    x: np.ndarray, weights: np.ndarray, number: int, key: Array, *, thorough: bool
+) -> Clustering:
+    if number == 1:
+        return Clustering(_one(x), _one)
+    order_key, em_key, row_key = jax.random.split(key, 3)
+    order, whole = host_generator(order_key).permutation(len(x)), len(x) <= FITTING_ROWS
+    number = min(number, max(1, min(len(x), FITTING_ROWS) // 5))
+    shift = weights @ x / weights.sum()
+    scale = max(float(np.sqrt(np.mean(weights @ (x - shift) ** 2) / weights.sum())), 1e-300)
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        return (rows - shift) / scale
+
+    def part(most: int) -> tuple[Array, Array]:
+        rows = order[:most]
+        return _padded(scaled(x[rows]), weights[rows] / weights[rows].sum())
+
+    components = _least(number)
+    model = _fitted(em_key, *part(FITTING_ROWS), number, components, 30 if whole else 20)
+    if thorough and not whole:  # a few iterations on more rows do as well as all of them
+        model = _continued(*part(ENDING_ROWS), model, 5)
+    is_open = np.isfinite(np.asarray(model.log_weights))
+
+    def drawn(rows: np.ndarray) -> np.ndarray:
+        u = 1 - host_generator(row_key).random(len(rows))  # of a row always the same; never zero
+        chunks = [slice(i, i + LABELED) for i in range(0, len(rows), LABELED)]
+        given = on_device(is_open.astype(np.float32), np.float32)
+        found = [_labels(*_padded(scaled(rows[c]), u[c]), model, given) for c in chunks]
+        return np.concatenate(
+            [np.asarray(f)[: len(u[c])] for f, c in zip(found, chunks, strict=True)]
+        )
+
+    labels = drawn(x)
+    while True:
+        counts = np.bincount(labels, minlength=components)
+        is_open &= counts > 0
+        fewest = np.where(is_open, counts, len(x) + 1).argmin()
+        if counts[fewest] >= 5 or is_open.sum() == 1:
+            return Clustering(labels, drawn)
+        is_open[fewest] = False
+        labels = np.where(labels == fewest, drawn(x), labels)
 
 
 def _one(rows: np.ndarray) -> np.ndarray:
     return np.zeros(len(rows), int)
 
 
-@cache
-def _thread_pools() -> Any:
-    """Return a controller of the BLAS libraries' threads; finding them takes milliseconds."""
-    importlib.import_module("sklearn.mixture")  # loads them
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+def _least(number: int) -> int:
+    """Return the least padded number of components that holds ``number``."""
+    return next((padded for padded in PADDED if padded >= number), number)
 
 
-def _cluster(x: np.ndarray, clusters: int, key: Array, *, thorough: bool) -> Clustering:
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.mixture import GaussianMixture
+def _padded(rows: np.ndarray, numbers: np.ndarray) -> tuple[Array, Array]:
+    """Return rows (n, d) and a number for each, by zeros lengthened to a power of two, at least 1,024."""
+    more = max(1024, 1 << (len(rows) - 1).bit_length()) - len(rows)
+    return on_device((np.pad(rows, ((0, more), (0, 0))), np.pad(numbers, (0, more))), np.float32)
 
-    # The mixture only proposes clusters: float32 does, in half the time.
-    order_key, model_key, row_key = jax.random.split(key, 3)
-    order, whole = host_generator(order_key).permutation(len(x)), len(x) <= FITTING_ROWS
-    seed = int(host_generator(model_key).integers(2**31))
-    part = x[order[:FITTING_ROWS]].astype(np.float32)
-    clusters = min(clusters, max(1, len(part) // 5))
-    options: Any = dict(n_init=1, random_state=seed)
-    start = MiniBatchKMeans(clusters, **options).fit(part).cluster_centers_
-    model = GaussianMixture(
-        n_components=clusters,
-        means_init=start,
-        max_iter=30 if whole else 20,
-        tol=5e-3,
-        reg_covar=1e-3,
-        random_state=seed,
-        init_params="random_from_data",
-        warm_start=True,
-    ).fit(part)
-    if thorough and not whole:  # a few iterations on more rows do as well as all of them
-        model.set_params(max_iter=5).fit(x[order[:ENDING_ROWS]].astype(np.float32))
-    closed = np.zeros(clusters, bool)
 
-    def drawn(rows: np.ndarray, u: np.ndarray) -> np.ndarray:
-        posterior = model.predict_proba(rows.astype(np.float32)).astype(float)
-        possible = np.maximum(posterior, 1e-300)  # may underflow
-        cumulative = np.where(closed, 0.0, possible).cumsum(1)
-        return (cumulative < (1 - u[:, None]) * cumulative[:, -1:]).sum(1)  # level above zero
+# --- EM ------------------------------------------------------------------------------------------
 
-    def uniform(size: int) -> np.ndarray:  # of every row always the same
-        return host_generator(row_key).random(size)
 
-    def assign(rows: np.ndarray) -> np.ndarray:
-        u, chunks = uniform(len(rows)), -(-len(rows) // 50_000)
-        parts = zip(np.array_split(rows, chunks), np.array_split(u, chunks), strict=True)
-        return np.concatenate([drawn(*part) for part in parts])
+def log_joint(x: Float[Array, "n d"], model: Components) -> Float[Array, "n k"]:
+    """Return ``log w_j N(x_i; mu_j, C_j)``."""
+    k, d = model.means.shape
+    whiten = jnp.swapaxes(model.roots, 0, 1).reshape(d, k * d)  # one product for all components
+    shift = jnp.einsum("kd,kde->ke", model.means, model.roots, precision="highest")
+    z = product(x, whiten).reshape(len(x), k, d) - shift[None]
+    log_det = jnp.sum(jnp.log(jnp.diagonal(model.roots, axis1=1, axis2=2)), 1)
+    constant = model.log_weights + log_det - d / 2 * float(np.log(2 * np.pi))
+    return constant[None] - jnp.sum(z**2, -1) / 2
 
-    labels, u = assign(x), uniform(len(x))
-    while True:
-        counts = np.bincount(labels, minlength=clusters)
-        closed[:] = counts == 0
-        fewest = np.where(closed, len(x), counts).argmin()
-        if counts[fewest] >= 5 or closed.sum() == clusters - 1:
-            return Clustering(labels, assign)
-        closed[fewest], left = True, labels == fewest
-        labels[left] = drawn(x[left], u[left])
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _fitted(
+    key: Array, x: Array, weights: Array, number: Any, components: int, iterations: int
+) -> Components:
+    """Return a ``number`` of components, closed ones beside them, after so many iterations at most."""
+    k, d = components, x.shape[1]
+    means = _plus_plus(key, x, weights, k)
+    weight = jnp.where(jnp.arange(k) < number, 0.0, -jnp.inf).astype(x.dtype)
+    model = Components(weight, means, jnp.broadcast_to(jnp.eye(d, dtype=x.dtype), (k, d, d)))
+    chunks = _chunks(x, weights, k)
+
+    def nearest(x: Array, weights: Array, model: Components) -> tuple[Array, Array]:
+        joint = log_joint(x, model._replace(log_weights=weight))  # roots are still the identity
+        one_hot = jax.nn.one_hot(jnp.argmax(joint, 1), k, dtype=x.dtype)
+        return one_hot * weights[:, None], jnp.zeros((), x.dtype)
+
+    def step(model: Components, _: None) -> tuple[Components, None]:
+        return model._replace(
+            means=_maximized(_moments(nearest, chunks, model)[0], model).means
+        ), None
+
+    model = jax.lax.scan(step, model, length=4)[0]
+    return _iterated(_maximized(_moments(nearest, chunks, model)[0], model), chunks, iterations)
+
+
+@partial(jax.jit, static_argnums=3)
+def _continued(x: Array, weights: Array, model: Components, iterations: int) -> Components:
+    """Return the components after more iterations, on other rows."""
+    return _iterated(model, _chunks(x, weights, len(model.means)), iterations)
+
+
+def _plus_plus(key: Array, x: Array, weights: Array, k: int) -> Array:
+    """Return ``k`` rows, each drawn by its weight times its squared distance to those before."""
+    first, others = jax.random.split(key)
+
+    def pick(key: Array, mass: Array) -> Array:
+        total = jnp.cumsum(mass)
+        at = jnp.searchsorted(total, jax.random.uniform(key, dtype=x.dtype) * total[-1])
+        return x[jnp.minimum(at, len(x) - 1)]
+
+    def distance(row: Array) -> Array:
+        return jnp.sum((x - row[None]) ** 2, 1)
+
+    def step(nearest: Array, key: Array) -> tuple[Array, Array]:
+        row = pick(key, weights * nearest)
+        return jnp.minimum(nearest, distance(row)), row
+
+    start = pick(first, weights)
+    rows = jax.lax.scan(step, distance(start), jax.random.split(others, k - 1))[1]
+    return jnp.concatenate([start[None], rows])
+
+
+def _chunks(x: Array, weights: Array, k: int) -> tuple[Array, Array]:
+    """Return the rows in chunks (c, m, d) and their weights (c, m), padded by rows of no weight."""
+    n, d = x.shape
+    count = -(-n // max(256, WORK // (k * d)))
+    more = -n % count
+    x, weights = jnp.pad(x, ((0, more), (0, 0))), jnp.pad(weights, (0, more))
+    return x.reshape(count, -1, d), weights.reshape(count, -1)
+
+
+def _moments(
+    responsibilities: Callable[[Array, Array, Components], tuple[Array, Array]],
+    chunks: tuple[Array, Array],
+    model: Components,
+) -> tuple[Array, Array]:
+    """Return sums of ``1, x, x x^T`` by responsibility, (k, 1 + d + d^2), and the log-likelihood."""
+
+    def step(sums: tuple[Array, Array], chunk: tuple[Array, Array]) -> tuple[tuple, None]:
+        x, weights = chunk
+        shares, log_likelihood = responsibilities(x, weights, model)
+        parts = [product(shares.T, jnp.concatenate([jnp.ones_like(x[:, :1]), x], 1))]
+        if k < d:  # the smaller of two intermediate results
+            parts.append(product(_outer(shares, x).T, x).reshape(k, -1))
+        else:
+            parts.append(product(shares.T, _outer(x, x)))
+        return (sums[0] + jnp.concatenate(parts, 1), sums[1] + log_likelihood), None
+
+    k, d = model.means.shape
+    zero = jnp.zeros((k, 1 + d + d**2), model.means.dtype), jnp.zeros((), model.means.dtype)
+    return jax.lax.scan(step, zero, chunks)[0]
+
+
+def _outer(a: Array, b: Array) -> Array:
+    """Return every row's products of all of ``a`` with all of ``b``."""
+    return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
+
+
+def _posterior(x: Array, weights: Array, model: Components) -> tuple[Array, Array]:
+    joint = log_joint(x, model)
+    log_p = jax.nn.logsumexp(joint, 1)
+    return jnp.exp(joint - log_p[:, None]) * weights[:, None], weights @ log_p
+
+
+def _maximized(sums: Array, model: Components) -> Components:
+    """Return the components with the moments; one without rows is closed, an ill one stays as it was."""
+    k, d = model.means.shape
+    mass, eye = sums[:, 0], jnp.eye(d, dtype=sums.dtype)
+    moments = sums[:, 1:] / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)[:, None]
+    means = moments[:, :d]
+    covariances = moments[:, d:].reshape(k, d, d) - means[:, :, None] * means[:, None, :]
+    factors = jnp.linalg.cholesky(covariances + FLOOR * eye[None])
+    inverses = jax.lax.linalg.triangular_solve(
+        factors, jnp.broadcast_to(eye, factors.shape), left_side=True, lower=True
+    )
+    well = (mass > 0) & jnp.isfinite(inverses).all((1, 2))
+    return Components(
+        jnp.log(mass),
+        jnp.where(well[:, None], means, model.means),
+        jnp.where(well[:, None, None], jnp.swapaxes(inverses, 1, 2), model.roots),
+    )
+
+
+def _iterated(model: Components, chunks: tuple[Array, Array], iterations: int) -> Components:
+    def step(state: tuple) -> tuple:
+        model, _, before, count = state
+        sums, log_likelihood = _moments(_posterior, chunks, model)
+        return _maximized(sums, model), before, log_likelihood, count + 1
+
+    def going(state: tuple) -> Array:
+        _, before, now, count = state
+        return (count < iterations) & (jnp.abs(now - before) > TOLERANCE)
+
+    start = (jnp.asarray(value, model.means.dtype) for value in (-np.inf, -1e30))
+    return jax.lax.while_loop(going, step, (model, *start, jnp.asarray(0)))[0]
+
+
+@jax.jit
+def _labels(x: Array, u: Array, model: Components, is_open: Array) -> Array:
+    """Return a cluster for every row, the open component at level ``u``, in (0, 1], of its posterior."""
+    joint = jnp.where(is_open[None] > 0, log_joint(x, model), -jnp.inf)
+    shares = jnp.exp(joint - jnp.max(joint, 1, keepdims=True))
+    level = jnp.cumsum(shares, 1)
+    return jnp.sum(level < u[:, None] * level[:, -1:], 1)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import host_generator
-from mcscore._optional import needed
 from mcscore.jet.blocks import Blocks
 from mcscore.mixtures.layout import bisect, block_size, equal_share, pack
 
@@ -57,14 +56,26 @@ def _covariance(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean, (share * centered.T) @ centered
 
 
+def ledoit_wolf(x: np.ndarray, share: np.ndarray) -> float:
+    """Return how far the covariance of centered rows is to be shrunk towards a multiple of the identity.
+
+    Ledoit and Wolf (2004), A well-conditioned estimator, for rows (n, d) of unequal weights (n,) that sum
+    to one: the variance of a weighted mean has ``sum share^2`` where theirs has ``1/n``.
+    """
+    if min(x.shape) == 1:
+        return 0.0
+    covariance = (share * x.T) @ x
+    size, squares = np.trace(covariance) / x.shape[1], np.sum(covariance**2)
+    distance = squares - x.shape[1] * size**2  # from the multiple of the identity
+    error = (share @ np.sum(x**2, 1) ** 2 - squares) * np.sum(share**2)
+    return float(min(error, distance) / distance) if distance > 0 and error > 0 else 0.0
+
+
 def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndarray]) -> Clusters:
     """Return the clusters that the ``partitions`` label, covariances shrunk towards the pooled one.
 
     The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity.
     """
-    with needed("a kernel's covariance", "scikit-learn", "data"):
-        from sklearn.covariance import ledoit_wolf_shrinkage
-
     members = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
     moments = [_covariance(x[index], weights[index]) for index in members]
     means, covariances = (np.stack(part) for part in zip(*moments, strict=True))
@@ -75,10 +86,9 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     inverse = np.linalg.inv(root)
     amounts, sizes = [], []
     for index, mean in zip(members, means, strict=True):
-        unit = (x[index] - mean) @ inverse.T
-        several = min(unit.shape) > 1
-        amounts.append(ledoit_wolf_shrinkage(unit, assume_centered=True) if several else 0.0)
-        sizes.append(max(np.mean(unit**2), 1e-6))
+        unit, share = (x[index] - mean) @ inverse.T, weights[index] / weights[index].sum()
+        amounts.append(ledoit_wolf(unit, share))
+        sizes.append(max(share @ np.mean(unit**2, 1), 1e-6))
     amount, size = (np.reshape(a, (-1, 1, 1)) for a in (amounts, sizes))
     shrunk = (1 - amount) * covariances + amount * size * (root @ root.T)
     return Clusters(members, means, covariances, shrunk, np.array(sizes), root, len(partitions))

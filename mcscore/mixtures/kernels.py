@@ -173,8 +173,8 @@ class Whitened(Kernel):
 class Local(Kernel):
     """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.
 
-    Clusters come from a Gaussian mixture fitted by EM (scikit-learn) to at most 60,000 rows, started
-    from MiniBatchKMeans; every row's is drawn from its posterior. Covariances of small clusters are shrunk
+    Clusters come from a Gaussian mixture fitted by EM to at most 60,000 rows, started from k-means++;
+    every row's is drawn from its posterior. Covariances of small clusters are shrunk
     (Ledoit-Wolf).
 
     Args:
@@ -210,7 +210,8 @@ class Local(Kernel):
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
         at_least(1, clusters=self.clusters, partitions=self.partitions, most_rows=self.most_rows)
         *keys, thinning = jax.random.split(key, self.partitions + 1)
-        labels = [found.labels for found in clusterings((x, self.clusters, key) for key in keys)]
+        jobs = ((x, weights, self.clusters, key) for key in keys)
+        labels = [found.labels for found in clusterings(jobs)]
         clusters = shrunk_clusters(x, weights, labels)
         return clustered_blocks(
             thinning, x, weights, clusters, self.h, rows, most_rows=self.most_rows

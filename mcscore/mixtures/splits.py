@@ -14,7 +14,7 @@ from mcscore._arrays import on_device
 from mcscore.frames import FrameKind
 from mcscore.jet import Blocks, Evaluation, stream
 from mcscore.metrics import memorization
-from mcscore.mixtures.clustering import Clustering, clusterings
+from mcscore.mixtures.clustering import Clustering, Job, clusterings
 from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
 from mcscore.mixtures.sampling import draw
 
@@ -42,10 +42,10 @@ class Split:
         self.found: dict[int, list[Clustering]] = defaultdict(list)
         self.clusters: dict[tuple[int, int], Clusters] = {}
 
-    def job(self, number: int, partition: int) -> tuple[np.ndarray, int, Array]:
-        """Return the rows, number of clusters and key of one clustering."""
+    def job(self, number: int, partition: int) -> Job:
+        """Return the rows, their weights, number of clusters and key of one clustering."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, number), partition)
-        return self.x, number, key
+        return self.x, self.weights, number, key
 
     def law(self, number: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part with a ``number`` of clusters per partition."""

@@ -15,7 +15,7 @@ from mcscore.mixtures.layout import block_size, equal_share
 from mcscore.mixtures.sampling import draw
 from tests import reference
 from tests.conftest import X64
-from tests.reference import two_clusters
+from tests.reference import equal_weights, two_clusters
 
 RNG, KEY = np.random.default_rng(0), jax.random.key(0)
 
@@ -175,10 +175,11 @@ def test_draws_have_the_law_s_covariance(name, key):
 
 def test_partitions_differ():
     x = RNG.standard_normal((300, 2))
+    w = equal_weights(x)
     first, second = (
-        found.labels for found in clusterings([(x, 5, KEY), (x, 5, jax.random.key(1))])
+        found.labels for found in clusterings([(x, w, 5, KEY), (x, w, 5, jax.random.key(1))])
     )
-    again = clusterings([(x, 5, KEY)])[0].assign(x)
+    again = clusterings([(x, w, 5, KEY)])[0].assign(x)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
 
@@ -187,7 +188,7 @@ def test_rows_of_a_closed_cluster_go_to_open_ones():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.standard_normal((200, 2)), rng.standard_normal((3, 2)) / 100 + 1e4])
     for found in clusterings(
-        (x, 2, k) for k in jax.random.split(KEY, 10)
+        (x, equal_weights(x), 2, k) for k in jax.random.split(KEY, 10)
     ):  # whichever is closed, 0 or 1
         assert len(np.unique(found.labels)) == 1  # far off, every open posterior underflows
 
@@ -197,7 +198,7 @@ def test_clusters_are_samples_of_overlapping_components():
     which = rng.integers(2, size=20_000)
     x = rng.standard_normal((20_000, 2)) * np.array([[1.0, 1.0], [2.0, 0.5]])[which]
     x[:, 0] += 2 * which
-    labels = clusterings([(x, 2, KEY)])[0].labels
+    labels = clusterings([(x, equal_weights(x), 2, KEY)])[0].labels
     assert max(x[labels == c, 0].std() for c in (0, 1)) > 1.6  # cut at a border: 1.33
     x = x[:4000]
     law = mcs.mixture(x, kernel=mcs.Local(1.0, clusters=2, partitions=1))

@@ -156,7 +156,7 @@ def test_a_law_of_any_shape_compiles_nothing(compiled):
     for n in (90, 137, 211):
         x = np.random.default_rng(0).standard_normal((n, 3))
         mcs.mixture(x, kernel=mcs.Local(0.7, 3), frame=mcs.Affine(whiten=True))
-        assert not compiled or n == 90  # a few keys are divided the first time
+        assert not compiled or n == 90  # EM and the division of keys, the first time
         compiled.clear()
 
 

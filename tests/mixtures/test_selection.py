@@ -16,7 +16,7 @@ from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
 from mcscore.mixtures.sampling import draw
 from mcscore.mixtures.selection import _climb
 from mcscore.mixtures.splits import _rounded_up
-from tests.reference import two_clusters
+from tests.reference import equal_weights, two_clusters
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +36,10 @@ def test_climbing_ends_at_the_top_and_asks_nothing_twice(start):
 
 def test_shapes_of_powers_of_two_hold_the_same_law(key, tol):
     x = two_clusters(n=90)
-    labels = [found.labels for found in clusterings((x, 3, k) for k in jax.random.split(key, 2))]
+    labels = [
+        found.labels
+        for found in clusterings((x, equal_weights(x), 3, k) for k in jax.random.split(key, 2))
+    ]
     weights = np.full(90, 1 / 90)
     blocks = clustered_blocks(key, x, weights, shrunk_clusters(x, weights, labels), 0.5, 1024)
     rounded = _rounded_up(blocks)
@@ -107,7 +110,7 @@ def test_auto_drops_clusterings_that_are_clearly_worse_than_one(monkeypatch):
         """Of every number of clusters, only the first clustering is one."""
         jobs = list(jobs)
         found = clusterings(jobs, **how)
-        for k, (_, number, _) in enumerate(jobs):
+        for k, (*_, number, _) in enumerate(jobs):
             if number in seen:
                 found[k] = found[k]._replace(labels=rng.permutation(found[k].labels))
             seen.add(number)
@@ -148,9 +151,9 @@ def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
     monkeypatch.setattr(clustering, "ENDING_ROWS", 1500)
     seen, cluster = [], clustering._cluster
 
-    def counted(x, number, key, *, thorough):
+    def counted(x, weights, number, key, *, thorough):
         seen.append((number, thorough))
-        return cluster(x, number, key, thorough=thorough)
+        return cluster(x, weights, number, key, thorough=thorough)
 
     monkeypatch.setattr(clustering, "_cluster", counted)
     x = two_clusters(2000)[RNG.permutation(2000)]
@@ -159,7 +162,8 @@ def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
     assert len({number for number, _ in seen}) > len(chosen) == 1
     assert f"clusters={chosen.pop()}," in kernel
     key = jax.random.key(0)
-    labels = [cluster(x, 8, key, thorough=thorough).labels for thorough in (False, True)]
+    weights = equal_weights(x)
+    labels = [cluster(x, weights, 8, key, thorough=thorough).labels for thorough in (False, True)]
     assert (labels[0] != labels[1]).any()  # EM went on, with more rows
 
 

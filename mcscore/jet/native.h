@@ -1,0 +1,35 @@
+// What the native kernel's files share: native.cpp, and lanes.cpp once per instruction set.
+
+#include <cmath>
+#include <vector>
+
+struct Law {
+  int blocks, height, columns;
+  const float *rows, *centers, *bases, *variances;
+  std::vector<float> bias, mass, low, high, mean, spread;  // log2 weights; of every block, see native.cpp
+  std::vector<float> expanded;  // log2 weights less |e m|^2, in blocks that may expand the square
+  std::vector<char> expands;
+  std::vector<int> filled;
+  bool skips, careful;
+  float negligible;  // log2 of the share that a block must have
+};
+
+struct Queries {
+  int count;
+  const float *x, *alpha, *variance, *slope, *constant, *offset;
+  bool shared;  // one time for all
+};
+
+struct Out {
+  float *log_p, *field, *laplacian;
+};
+
+// Of up to `lanes` queries, whose numbers `index` lists: their jets, or the block that each is nearest to.
+struct Target {
+  const char *name;
+  int lanes;
+  void (*jet)(const Law &, const Queries &, const int *index, int count, const Out &, int order);
+  void (*nearest)(const Law &, const Queries &, const int *index, int count, int *block);
+};
+
+extern const Target avx512, avx2, generic;
