@@ -27,7 +27,7 @@ template <class V> struct alignas(sizeof(V)) Aligned {
   V v{};
 };
 
-constexpr float FAR = 2000;  // log2: beyond, float's rounding of a logit may reach 1e-4
+constexpr float POOR = 5e-5f;  // error of a logit in float, beyond which a query is computed in double
 
 constexpr int W = LANES, G = LANES == 16 ? 8 : 4;  // G rows are looked at together
 
@@ -99,6 +99,8 @@ INLINE F root(Vec<float> a) {
   return a;
 #endif
 }
+INLINE F positive(F a) { return a > 0.0f ? a : splat(1.0f); }  // 1 where there is nothing
+
 INLINE Vec<double> root(Vec<double> a) {
   for (int l = 0; l < W; l++) a[l] = std::sqrt(a[l]);
   return a;
@@ -110,7 +112,7 @@ constexpr float RAISED = 60, NEGLIGIBLE = -45;  // logits: from where the refere
 template <class T> struct Sums {
   Vec<T> reference;
   F mass, raised;  // by what the reference was raised
-  F *mean, *square;
+  F *mean, *square;  // sums of rows; of the second order, the rows' mean and the sum of their squared deviations
 };
 
 template <class T, int N> INLINE F greatest(const Vec<T> *logit, F *out) {
@@ -121,12 +123,11 @@ template <class T, int N> INLINE F greatest(const Vec<T> *logit, F *out) {
   return pairs[0];
 }
 
-template <class T, int D, int ORDER, bool PRODUCTS, int N>
-INLINE void add_rows(const float *row, const float *bias, int columns, const Vec<T> *z, const Vec<T> *e,
-                     Sums<T> &sums) {
-  const int d = D ? D : columns;
-  Vec<T> logit[N];  // relative to the reference
-  for (int g = 0; g < N; g++) logit[g] = T(bias[g]) - sums.reference;
+template <class T, int D, bool PRODUCTS, int N>
+INLINE F logits(const float *row, const float *bias, int d, const Vec<T> *z, const Vec<T> *e, Vec<T> reference,
+                F *out) {
+  Vec<T> logit[N];
+  for (int g = 0; g < N; g++) logit[g] = T(bias[g]) - reference;
   for (int j = 0; j < d; j++)
     for (int g = 0; g < N; g++)
       if (PRODUCTS) {
@@ -135,16 +136,23 @@ INLINE void add_rows(const float *row, const float *bias, int columns, const Vec
         Vec<T> t = z[j] - e[j] * T(row[g * d + j]);
         logit[g] -= t * t;
       }
-  F weight[N], top = greatest<T, N>(logit, weight);
+  return greatest<T, N>(logit, out);
+}
+
+template <class T, int D, int ORDER, bool PRODUCTS, int N>
+INLINE void add_rows(const float *row, const float *bias, int columns, const Vec<T> *z, const Vec<T> *e,
+                     Sums<T> &sums) {
+  const int d = D ? D : columns;
+  F weight[N], top = logits<T, D, PRODUCTS, N>(row, bias, d, z, e, sums.reference, weight);
   if (UNLIKELY(any_less(splat(RAISED), top))) {
     F up = top > RAISED ? top : F{}, scale = exp2(-up);
-    for (int g = 0; g < N; g++) logit[g] -= __builtin_convertvector(up, Vec<T>);
-    top = greatest<T, N>(logit, weight);
     sums.reference += __builtin_convertvector(up, Vec<T>);
+    // Anew: digits were lost to a reference far below.
+    top = logits<T, D, PRODUCTS, N>(row, bias, d, z, e, sums.reference, weight);
     sums.raised += up;
     sums.mass *= scale;
-    if (ORDER > 0) for (int j = 0; j < d; j++) sums.mean[j] *= scale;
-    if (ORDER > 1) for (int j = 0; j < d; j++) sums.square[j] *= scale;
+    if (ORDER > 0)
+      for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
   }
   if (PRODUCTS) {  // of a block small beside the noise no part is negligible
     for (int g = 0; g < N; g++) weight[g] = exp2(weight[g]);
@@ -155,17 +163,26 @@ INLINE void add_rows(const float *row, const float *bias, int columns, const Vec
   asm volatile("" ::: "memory");  // rows are read again, from the cache: broadcasts are not to be kept
   F sum[2] = {};
   for (int g = 0; g < N; g++) sum[g % 2] += weight[g];
-  sums.mass += sum[0] + sum[1];
-  if (ORDER > 0)
+  const F mass = sum[0] + sum[1], before = sums.mass;
+  sums.mass += mass;
+  if (ORDER == 1)
     for (int j = 0; j < d; j++) {
-      F m[2] = {sums.mean[j], F{}}, s[2] = {ORDER > 1 ? sums.square[j] : F{}, F{}};
-      for (int g = 0; g < N; g++) {
-        m[g % 2] += weight[g] * row[g * d + j];
-        if (ORDER > 1) s[g % 2] += weight[g] * (row[g * d + j] * row[g * d + j]);
-      }
+      F m[2] = {sums.mean[j], F{}};
+      for (int g = 0; g < N; g++) m[g % 2] += weight[g] * row[g * d + j];
       sums.mean[j] = m[0] + m[1];
-      if (ORDER > 1) sums.square[j] = s[0] + s[1];
     }
+  if (ORDER == 2) {  // no difference of large squares (Chan, Golub and LeVeque 1983)
+    const F inverse = 1.0f / positive(mass), share = mass / positive(sums.mass);
+    for (int j = 0; j < d; j++) {
+      F middle = {}, square = {};
+      for (int g = 0; g < N; g++) middle += weight[g] * row[g * d + j];
+      middle *= inverse;
+      for (int g = 0; g < N; g++) square += weight[g] * (row[g * d + j] - middle) * (row[g * d + j] - middle);
+      const F change = middle - sums.mean[j];
+      sums.mean[j] += share * change;
+      sums.square[j] += square + share * before * change * change;
+    }
+  }
 }
 
 template <class T, int D, int ORDER, bool PRODUCTS>
@@ -278,7 +295,7 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
   const int d = law.columns;
   Tile<T> tile(d);
   Seen<T> seen(d);
-  std::vector<Aligned<F>> mean(d), square(d), field(d), local(d), turned(d);
+  std::vector<Aligned<F>> mean(d), square(d), field(d), local(d);
   load(law, q, index, count, tile);
   F threshold = splat(-INFINITY), start = threshold;
   if (below) {
@@ -287,7 +304,7 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
     threshold = start + law.negligible - (4e-7f * d) * size;
   }
   Vec<T> reference = {};
-  F mass = {}, laplacian = {}, nearest = splat(-INFINITY);
+  F mass = {}, laplacian = {}, error = {};
   bool started = false;
   for (int b = 0; b < law.blocks; b++) {
     if (law.mass[b] < -1e29f) continue;
@@ -309,15 +326,19 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
       started = true;
     }
     Sums<T> sums{reference - seen.norm, F{}, F{}, &mean[0].v, &square[0].v};
-    for (int j = 0; j < d; j++) mean[j].v = F{}, square[j].v = F{};
+    F length = {};
+    for (int j = 0; j < d; j++) {
+      mean[j].v = square[j].v = F{};
+      length += cast(seen.z[j].v) * cast(seen.z[j].v);
+    }
     const float *row = law.rows + (size_t)b * law.height * d;
     const float *bias = &law.bias[(size_t)b * law.height];
     const Vec<T> *z = &seen.z[0].v, *e = &seen.e[0].v;
-    if (sizeof(T) == 4 && law.expands[b]) {
-      for (int j = 0; j < d; j++) {
-        sums.reference += seen.z[j].v * seen.z[j].v;
-        seen.e[j].v *= T(2) * seen.z[j].v;
-      }
+    const bool expands = sizeof(T) == 4 && ORDER < 2 && law.expands[b];
+    const Vec<T> shift = expands ? __builtin_convertvector(length, Vec<T>) : Vec<T>{};
+    sums.reference += shift;
+    if (expands) {
+      for (int j = 0; j < d; j++) seen.e[j].v *= T(2) * seen.z[j].v;
       bias = &law.expanded[(size_t)b * law.height];
       add_any<T, ORDER, true>(row, bias, law.filled[b], d, e, nullptr, sums);
     } else {
@@ -326,22 +347,24 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
     F part = sums.mass;
     if (above) part = threshold < bound ? part : F{};
     mass *= exp2(-sums.raised);
-    reference += __builtin_convertvector(sums.raised, Vec<T>);
-    F some = part > 0.0f ? part : splat(1.0f);
-    F close = cast(reference - seen.norm) + log2(some) - law.mass[b];
-    nearest = part > 0.0f ? most(nearest, close) : nearest;
-    if (ORDER == 0) { mass += part; continue; }
-    F inverse = 1.0f / some, total = mass + part;
-    F share = part / (total > 0.0f ? total : splat(1.0f)), kept = 1.0f - share;
+    const Vec<T> raised = __builtin_convertvector(sums.raised, Vec<T>);
+    reference = raised > 0 ? sums.reference - shift + seen.norm : reference;
+    F inverse = 1.0f / positive(part), total = mass + part;
+    F share = part / positive(total), kept = 1.0f - share;
+    // Rounding of a logit |t|^2, t = z - e m: that of z, times t, and its own, if the columns' do not add up.
+    F squared = most(law.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
+    F rounding = (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
+    error = kept * error + share * rounding;
+    mass = total;
+    if (ORDER == 0) continue;
     F a = cast(tile.alpha), offset = cast(tile.offset), lap = {};
     const float *variances = law.variances + b * d, *center = law.centers + b * d;
     for (int j = 0; j < d; j++) {
-      F precision = cast(seen.precision[j].v), middle = mean[j].v * inverse;
+      F precision = cast(seen.precision[j].v), middle = ORDER > 1 ? mean[j].v : mean[j].v * inverse;
       F along = (cast(tile.slope) * variances[j] + cast(tile.constant)) * precision;
       local[j].v = along * cast(seen.y[j].v) + (offset - a * along) * middle;
       if (ORDER > 1) {
-        F spread = most(square[j].v * inverse - middle * middle, F{});
-        lap += a * a * precision * precision * spread - precision;
+        lap += a * a * precision * precision * square[j].v * inverse - precision;
       }
     }
     const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
@@ -354,19 +377,16 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
       field[i].v += share * change;
     }
     laplacian = kept * laplacian + share * lap + share * kept * between;
-    mass = total;
   }
-  F empty = mass > 0.0f ? F{} : splat(1.0f);
-  F some = mass > 0.0f ? mass : splat(1.0f);
-  Vec<T> log_p = (reference + __builtin_convertvector(log2(some), Vec<T>)) * T(0.69314718055994531);
+  Vec<T> log_p = (reference + __builtin_convertvector(log2(positive(mass)), Vec<T>)) * T(0.69314718055994531);
   unsigned poor = 0;
   for (int l = 0; l < count; l++) {
-    if (sizeof(T) == 4 && law.careful && nearest[l] < -FAR) poor |= 1u << l;
+    if (sizeof(T) == 4 && law.careful && !(error[l] < POOR)) poor |= 1u << l;
     if (!(wanted >> l & 1)) continue;
     const size_t i = index[l];
     float ill = 0;  // NaN where the query is not finite
     for (int j = 0; j < d; j++) ill += 0 * q.x[i * d + j];
-    out.log_p[i] = (empty[l] > 0 ? -INFINITY : (float)log_p[l]) + ill;
+    out.log_p[i] = (mass[l] > 0 ? (float)log_p[l] : -INFINITY) + ill;
     if (ORDER > 0) for (int j = 0; j < d; j++) out.field[i * d + j] = field[j].v[l] + ill;
     if (ORDER > 1) out.laplacian[i] = laplacian[l] + ill;
   }

@@ -132,7 +132,8 @@ def _with_care(plain: Callable, operands: Any, blocks: Blocks) -> Jet:
         with _enable_x64(True):
             return _cast(plain(_cast(operands, jnp.float64), blocks), jnp.float32)
 
-    needed = loses_digits(*operands[:3], blocks)
+    x, alpha, variance, _ = operands
+    needed = loses_digits(x, alpha, variance, blocks)
     return jax.lax.cond(needed, in_double, plain, operands, blocks)
 
 
@@ -149,7 +150,7 @@ def _opaque(function: Callable, plain: Callable) -> Callable:
         return function(operands, blocks)
 
     @batched.def_vmap
-    def _(size, is_batched, operands, blocks):
+    def _(size: int, is_batched: list, operands: Any, blocks: Blocks) -> tuple:
         if any(jax.tree.leaves(is_batched[1])):
             axes = jax.tree.map(lambda b: 0 if b else None, is_batched)
             out = jax.vmap(plain, in_axes=tuple(axes))(operands, blocks)

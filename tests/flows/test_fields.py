@@ -230,8 +230,10 @@ def test_bad_evaluations_are_named(wrong):
 def test_an_evaluation_is_part_of_the_program_and_travels_with_the_law():
     """Another evaluation is another program; a global switch would have been ignored after the first."""
     x = jnp.zeros((300, 2))
-    law = mcs.mixture(table(20, 2), kernel=mcs.Isotropic(0.1))
-    small = dataclasses.replace(law, evaluation=mcs.jet.Evaluation(queries=100))
+    law = mcs.mixture(
+        table(20, 2), kernel=mcs.Isotropic(0.1), evaluation=mcs.jet.Evaluation(kernel="xla")
+    )
+    small = dataclasses.replace(law, evaluation=mcs.jet.Evaluation(queries=100, kernel="xla"))
     loops = [
         str(jax.make_jaxpr(lambda x, m=m: mcs.score(x, 0.5, m, SCHEDULE))(x)) for m in (law, small)
     ]
