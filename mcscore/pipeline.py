@@ -102,7 +102,6 @@ def fit_stages(
         ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
             rows than columns, wrong rank, empty input, integers beyond 2^53; naming the option: out of
             range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density.
-        ImportError: Without scikit-learn, by which rows are clustered: ``pip install mcscore[data]``.
     """
     law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
     table = Table.of(x, weights)

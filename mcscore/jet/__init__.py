@@ -1,9 +1,10 @@
 """The jet of log p: density, score and Laplacian of a mixture in blocks, in one pass over its rows."""
 
+from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.conditioning import conditional, marginal
 from mcscore.jet.readings import Coefficients, Denoiser, Jet, Reading, Score, Velocity, merge
-from mcscore.jet.streaming import stream
+from mcscore.jet.streaming import log_density, stream
 
 __all__ = [
     "Blocks",
@@ -15,7 +16,9 @@ __all__ = [
     "Score",
     "Velocity",
     "conditional",
+    "log_density",
     "marginal",
     "merge",
+    "native",
     "stream",
 ]

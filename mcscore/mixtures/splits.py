@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from mcscore._arrays import on_device
 from mcscore.frames import FrameKind
-from mcscore.jet import Blocks, Evaluation, stream
+from mcscore.jet import Blocks, Evaluation, log_density
 from mcscore.metrics import memorization
 from mcscore.mixtures.clustering import Clustering, Job, clusterings
 from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
@@ -94,7 +94,7 @@ def cluster(
 
 @jax.jit
 def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
-    return stream(y, 1.0, 0.0, blocks, evaluation=Evaluation(careful=False)).log_p
+    return log_density(y, 1.0, 0.0, blocks, evaluation=Evaluation(careful=False))
 
 
 def _rounded_up(blocks: Blocks) -> Blocks:

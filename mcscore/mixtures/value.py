@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes
 from mcscore._validation import as_key, at_least
-from mcscore.jet import Blocks, Evaluation, conditioning, stream
+from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.mixtures.report import Report
 from mcscore.mixtures.sampling import draw, pick_rows
 
@@ -280,7 +280,7 @@ def moments(blocks: Blocks, library: Any = np) -> tuple[Any, Any]:
 
 @jax.jit
 def _log_prob(x: Array, law: Mixture) -> Array:
-    log_p = stream(law.frame.forward(x), 1.0, 0.0, law.blocks, evaluation=law.evaluation).log_p
+    log_p = log_density(law.frame.forward(x), 1.0, 0.0, law.blocks, evaluation=law.evaluation)
     return log_p + law.frame.log_det(x)
 
 
@@ -293,7 +293,7 @@ def _effective_sample_size(x: Array, law: Mixture) -> Array:
     )
     quick = replace(law.evaluation, careful=False)
     log_p, log_squares = (
-        stream(y, 1.0, 0.0, part, evaluation=quick).log_p for part in (blocks, squared)
+        log_density(y, 1.0, 0.0, part, evaluation=quick) for part in (blocks, squared)
     )
     return jnp.exp(2 * log_p - log_squares)
 

@@ -1,0 +1,155 @@
+"""The native kernel beside XLA in float64: the same jets for all shapes, transformations and neighbors."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mcscore as mcs
+from mcscore.jet import Evaluation, native, stream
+from mcscore.jet.streaming import log_density
+from tests.conftest import X64
+
+needs_kernel = pytest.mark.skipif(not native.targets(), reason="the native kernel is not built")
+single = pytest.mark.skipif(X64, reason="the native kernel is for float32")
+XLA = Evaluation(kernel="xla")
+RNG = np.random.default_rng(20)
+
+
+def law_of(d, kernel, rows=900):
+    x = RNG.standard_normal((rows, d)) @ RNG.standard_normal((d, d))
+    return mcs.mixture(x, kernel=kernel, frame=mcs.Affine(whiten=True), block_rows=64)
+
+
+def close(found, expected, tolerance):
+    found, expected = (np.asarray(a, np.float64) for a in (found, expected))
+    assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@needs_kernel
+@single
+@pytest.mark.parametrize("target", native.targets())
+@pytest.mark.parametrize("s", [1.0, 0.1, 0.03])
+@pytest.mark.parametrize("kernel", [mcs.Isotropic(0.1), mcs.Local(0.5, 6, 2)], ids=["one", "local"])
+@pytest.mark.parametrize("d", [1, 2, 6, 9, 30])
+def test_native_jets_are_those_of_float64(d, kernel, s, target):
+    law = law_of(d, kernel)
+    q = RNG.standard_normal((83, d)).astype(np.float32)
+    q[-9:] *= 30  # far off the data
+    for alpha in (np.float32(0.8), np.linspace(0.5, 0.9, 83, dtype=np.float32)):
+        ask = (q, alpha, (s * alpha) ** 2, law.blocks)
+        expected = stream(*ask, laplacian=True, evaluation=XLA)
+        for negligible in (0.0, 1e-6):
+            how = Evaluation(kernel=target, negligible=negligible)
+            second, first = (stream(*ask, laplacian=lap, evaluation=how) for lap in (True, False))
+            for found in (first, second):
+                close(found.field, expected.field, 1e-4)
+                np.testing.assert_allclose(found.log_p, expected.log_p, rtol=1e-4, atol=1e-4)
+            close(second.laplacian, expected.laplacian, 1e-3)
+            close(log_density(*ask, evaluation=how), first.log_p, 1e-6)
+
+
+@needs_kernel
+@single
+def test_a_query_s_jet_does_not_depend_on_its_neighbors():
+    """To the bit: vectors of queries decide together what they look at, but every lane for itself counts."""
+    law = law_of(4, mcs.Local(0.5, 12, 2))
+    q = RNG.standard_normal((300, 4)).astype(np.float32)
+    for s in (0.5, 0.05):
+        whole = stream(q, 1.0, s**2, law.blocks, laplacian=True)
+        parts = [
+            stream(q[i : i + 7], 1.0, s**2, law.blocks, laplacian=True) for i in range(0, 300, 7)
+        ]
+        for name in ("log_p", "field", "laplacian"):
+            together = np.concatenate([np.asarray(getattr(part, name)) for part in parts])
+            np.testing.assert_array_equal(getattr(whole, name), together)
+
+
+@needs_kernel
+@single
+def test_what_is_left_out_is_negligible():
+    law = law_of(2, mcs.Isotropic(0.02), rows=4000)
+    q = np.asarray(law.points()[0])[::40]
+    exact, quick = (
+        stream(q, 1.0, 1e-3, law.blocks, evaluation=Evaluation(kernel="native", negligible=share))
+        for share in (0.0, 0.01)
+    )
+    lost = np.asarray(exact.log_p - quick.log_p)
+    assert lost.max() <= 0.0101
+    assert lost.max() > 1e-6  # something was left out
+
+
+@needs_kernel
+@single
+def test_transformations_agree_with_xla():
+    law = law_of(3, mcs.Isotropic(0.2))
+    slow = dataclasses.replace(law, evaluation=XLA)
+    q = jnp.asarray(RNG.standard_normal((20, 3)), jnp.float32)
+    t = jnp.linspace(0.2, 0.8, 20)
+
+    def one(law):
+        return lambda x, t: mcs.score(x[None], t, law, mcs.Linear())[0]
+
+    def loss(law):
+        return lambda x: jnp.sum(mcs.score(x, 0.3, law, mcs.Linear()) ** 2)
+
+    for transformed in (
+        lambda law: jax.vmap(one(law))(q, t),
+        lambda law: jax.jit(jax.vmap(one(law), (0, None)))(q, 0.4),
+        lambda law: jax.vmap(one(law), (None, 0))(q[0], t),
+        lambda law: jax.grad(loss(law))(q),
+        lambda law: jax.vmap(jax.jacfwd(one(law)))(q, t),
+        lambda law: jax.vmap(lambda c: law.condition([0], c[None]).log_prob(q[:, 1:]))(q[:5, 0]),
+    ):
+        close(transformed(law), transformed(slow), 1e-4)
+    calls = str(jax.make_jaxpr(jax.vmap(one(law)))(q, t)).count("ffi_call")
+    assert calls == 1  # of all queries
+
+
+@needs_kernel
+@single
+def test_bad_numbers_stay_where_they_are():
+    law = law_of(2, mcs.Isotropic(0.2))
+    q = np.zeros((40, 2), np.float32)
+    q[3, 1], q[17, 0] = np.nan, np.inf
+    found = stream(q, 1.0, 0.1, law.blocks, laplacian=True)
+    for part in found:
+        bad = ~np.isfinite(np.asarray(part)).reshape(40, -1).all(1)
+        assert list(np.flatnonzero(bad)) == [3, 17]
+    assert stream(q[:0], 1.0, 0.1, law.blocks).field.shape == (0, 2)
+    empty = dataclasses.replace(
+        law.blocks, log_weights=jnp.full_like(law.blocks.log_weights, -jnp.inf)
+    )
+    assert np.isneginf(np.asarray(stream(q[:2], 1.0, 0.1, empty).log_p)).all()
+
+
+def test_unknown_kernels_are_refused():
+    with pytest.raises(ValueError, match="kernel: expected one of 'xla'"):
+        Evaluation(kernel="cuda")
+    with pytest.raises(ValueError, match="negligible: expected a share"):
+        Evaluation(negligible=-1.0)
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_told(tmp_path):
+    root = Path(__file__).parents[2]
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
+    shutil.copytree(root / "mcscore", tmp_path / "mcscore", ignore=ignored)
+    made = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=tmp_path,
+        env={"CC": "false", "CXX": "false", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0
+    assert "no native kernel, everything is computed in XLA" in made.stderr
+    assert not list(tmp_path.glob("mcscore/jet/_native*"))
