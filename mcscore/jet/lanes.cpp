@@ -99,8 +99,6 @@ INLINE F root(Vec<float> a) {
   return a;
 #endif
 }
-INLINE F positive(F a) { return a > 0.0f ? a : splat(1.0f); }  // 1 where there is nothing
-
 INLINE Vec<double> root(Vec<double> a) {
   for (int l = 0; l < W; l++) a[l] = std::sqrt(a[l]);
   return a;
@@ -288,7 +286,7 @@ void load(const Law &law, const Queries &q, const int *index, int count, Tile<T>
   }
 }
 
-// The jet of one tile; returns in which lanes float was not enough (all of it, where T is double).
+// The jet of one tile, written for the wanted lanes; returns those in which float was not enough, none if T is double.
 template <class T, int ORDER>
 NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int count, const float *above,
              const float *below, const Out &out, unsigned wanted) {
