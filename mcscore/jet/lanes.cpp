@@ -89,6 +89,8 @@ INLINE F log2(F a) {  // positive, normal
   return __builtin_convertvector(exponent, F) + u * p;
 }
 
+INLINE F positive(F a) { return a > 0.0f ? a : splat(1.0f); }  // 1 where there is nothing
+
 INLINE F root(Vec<float> a) {
 #if LANES == 16
   return (F)_mm512_sqrt_ps((__m512)a);

@@ -129,6 +129,12 @@ def test_bad_numbers_stay_where_they_are():
     assert np.isneginf(np.asarray(stream(q[:2], 1.0, 0.1, empty).log_p)).all()
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no compiler")
+def test_where_a_compiler_is_the_kernel_is_built():
+    """Without it every other test here is skipped, and a fault in its source would go unseen."""
+    assert native.targets()
+
+
 def test_unknown_kernels_are_refused():
     with pytest.raises(ValueError, match="kernel: expected one of 'xla'"):
         Evaluation(kernel="cuda")
