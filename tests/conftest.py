@@ -4,11 +4,20 @@
 
 Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
 optimized little (float32) or not (float64). The README's (``test_structure.py``) is compiled as by users.
+Workers and the processes that tests start share what they have compiled.
 """
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mcscore-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import pytest

@@ -248,7 +248,7 @@ def test_better_is_nearer_to_the_ideal_by_more_than_noise():
 def test_equal_laws_exceed_chance_in_one_of_twenty_comparisons():
     rng, exceeded = np.random.default_rng(0), []
     for _ in range(20):
-        train, test, fresh = (rng.standard_t(6, size=(n, 2)) for n in (900, 100, 300))
+        train, test, fresh = (rng.standard_t(6, size=(n, 2)) for n in (450, 50, 150))
         limits = evaluation.chance(KEY, train, test, times=40)
         found = evaluation._moments_and_distance(KEY, fresh / train.std(0), test / train.std(0))
         exceeded.append([found[name] > limits[f"{name}_threshold"] for name in found])

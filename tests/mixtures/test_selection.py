@@ -69,9 +69,9 @@ def test_auto_names_what_it_cannot_choose_for():
 @pytest.mark.slow
 def test_auto_beats_fixed_kernels_and_does_not_copy():
     rng = np.random.default_rng(3)
-    rows = two_clusters(3000)[rng.permutation(3000)]
+    rows = two_clusters(2000)[rng.permutation(2000)]
     rows[:, 0] = np.exp(rows[:, 0] / 3)
-    train, test = rows[:1500], rows[1500:]
+    train, test = rows[:700], rows[700:]
     law = mcs.mixture(train, kernel=mcs.Auto())
     auto = float(law.log_prob(test).mean())
     for kernel in (mcs.Isotropic(0.1), mcs.Isotropic(0.3), mcs.Whitened(0.2), mcs.Whitened(1.0)):
