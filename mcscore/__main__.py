@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+import platformdirs
 import typer
 
 from mcscore import __version__, datasets, plotting
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+PROGRAMS = platformdirs.user_cache_path("mcscore") / "programs"
 TABLES = (".csv", ".npy")
 ROWS = "rows as .csv (with or without a header), .npy or .npz"
 Data = Annotated[Path, typer.Argument(help=ROWS, show_default=False)]
@@ -237,8 +239,16 @@ def _options(
         bool | None,
         typer.Option("--version", help="show the version", callback=_version, is_eager=True),
     ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help=f"keep compiled programs in {PROGRAMS}")
+    ] = True,
 ) -> None:
-    pass
+    """Most of a first call's seconds are compilation: JAX keeps what it compiled for the next process."""
+    if not cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not jax.config.read("jax_compilation_cache_dir"):
+        jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def main(arguments: list[str] | None = None) -> int:

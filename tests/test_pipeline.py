@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -225,6 +226,7 @@ def test_dependent_columns_are_warned_about():
         Table.of(x).require_spread()
 
 
+@pytest.mark.slow
 def test_generated_samples_follow_the_law(key):
     x = np.asarray(mcs.datasets.moons(key, 3000)) * [3, 40] + [100, 7]
     law = dict(kernel=mcs.Local(0.3, 30, partitions=1), frame=mcs.Gaussianize())
@@ -283,6 +285,20 @@ def test_tables_are_written_as_they_would_be_read(tmp_path):
     table, names = mcs.datasets.read(tmp_path / "x.csv")
     np.testing.assert_allclose(table, rows, rtol=1e-6)
     assert names == ["Δ", "b", "c"]
+
+
+@pytest.mark.slow
+def test_commands_keep_what_they_compiled(tmp_path):
+    model, home = tmp_path / "m.safetensors", tmp_path / "cache"
+    few = dict(pairs=200, epochs=1, refine=0, encoder=False)
+    mcs.fit(jax.random.key(0), GOOD, kernel=mcs.Local(0.8, 2), **few).save(model)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for options in (["--no-cache"], []):
+        assert not home.exists()
+        arguments = [*options, "sample", str(model), "--out", str(tmp_path / "s.npy")]
+        command = [sys.executable, "-m", "mcscore", *arguments]
+        subprocess.run(command, env=env | {"XDG_CACHE_HOME": str(home)}, check=True)
+    assert list((home / "mcscore/programs").iterdir())
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):

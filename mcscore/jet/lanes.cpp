@@ -6,8 +6,9 @@
 //     2^(bias - |z - e m|^2),    bias = log2 w.
 //
 // Differences z - e m cancel nothing, where an expanded square does; it takes half the work, and serves blocks that are
-// small beside the noise (law.expands): with 2 z e for z, and bias - |e m|^2, the weight is 2^(-|z|^2 + bias + z m). No lane looks at its neighbors: a query's
-// jet is the same to the bit whoever shares its vector.
+// small beside the noise (law.expands): with 2 z e for z, and bias - |e m|^2, the weight is 2^(-|z|^2 + bias + z m).
+// Blocks of few columns may be replaced by a grid (law.grids). No lane looks at its neighbors: a query's jet is the
+// same to the bit whoever shares its vector.
 
 #include "native.h"
 
@@ -55,7 +56,7 @@ INLINE bool any_less(F a, F b) {
 #endif
 }
 
-// 2^a for a <= 126; below -126 about 0. Relative error 2e-7, and rounding.
+// 2^a for a <= 126; below -126 about 0. Relative error 3e-6, and rounding.
 INLINE F exp2(F a) {
 #if LANES == 16
   F f = (F)_mm512_reduce_ps((__m512)a, _MM_FROUND_TO_NEG_INF);  // a - floor(a)
@@ -64,12 +65,11 @@ INLINE F exp2(F a) {
   const F shift = splat(12582912.0f), shifted = (a - 0.5f) + shift;  // its last bits are round(a - 1/2)
   F f = a - (shifted - shift);
 #endif
-  F p = splat(0.00186713f);
-  p = p * f + 0.00901703f;
-  p = p * f + 0.05579991f;
-  p = p * f + 0.24016445f;
-  p = p * f + 0.69315131f;
-  p = p * f + 1.0f;
+  F p = splat(0.01353417f);
+  p = p * f + 0.05201146f;
+  p = p * f + 0.24144275f;
+  p = p * f + 0.69300383f;
+  p = p * f + 1.0000026f;
 #if LANES == 16
   return (F)_mm512_scalef_ps((__m512)p, (__m512)a);
 #else
@@ -108,6 +108,18 @@ INLINE Vec<double> root(Vec<double> a) {
 
 constexpr float RAISED = 60, NEGLIGIBLE = -45;  // logits: from where the reference moves, up to where nothing counts
 
+enum Road {
+  DIFFERENCES,
+  PRODUCTS = 1,  // of squares expanded
+  BOUNDED = 2,   // products whose logits are known to be below RAISED
+  GRID = 4,      // products with weights of their own, of either sign
+};
+
+struct Rows {
+  const float *row, *bias, *weight;
+  int count;
+};
+
 // Sums over rows of one block, all by weight relative to 2^reference.
 template <class T> struct Sums {
   Vec<T> reference;
@@ -115,51 +127,55 @@ template <class T> struct Sums {
   F *mean, *square;  // sums of rows; of the second order, the rows' mean and the sum of their squared deviations
 };
 
-template <class T, int N> INLINE F greatest(const Vec<T> *logit, F *out) {
-  F pairs[N];
-  for (int g = 0; g < N; g++) pairs[g] = out[g] = cast(logit[g]);
-  for (int step = 1; step < N; step *= 2)
-    for (int g = 0; g + step < N; g += 2 * step) pairs[g] = most(pairs[g], pairs[g + step]);
-  return pairs[0];
-}
-
-template <class T, int D, bool PRODUCTS, int N>
-INLINE F logits(const float *row, const float *bias, int d, const Vec<T> *z, const Vec<T> *e, Vec<T> reference,
-                F *out) {
+template <class T, int ROAD, int N>
+INLINE void logits(const float *row, const float *bias, int d, const Vec<T> *z, const Vec<T> *e, Vec<T> reference,
+                   F *out) {
   Vec<T> logit[N];
   for (int g = 0; g < N; g++) logit[g] = T(bias[g]) - reference;
   for (int j = 0; j < d; j++)
     for (int g = 0; g < N; g++)
-      if (PRODUCTS) {
+      if (ROAD) {
         logit[g] += z[j] * T(row[g * d + j]);
       } else {
         Vec<T> t = z[j] - e[j] * T(row[g * d + j]);
         logit[g] -= t * t;
       }
-  return greatest<T, N>(logit, out);
+  for (int g = 0; g < N; g++) out[g] = cast(logit[g]);
 }
 
-template <class T, int D, int ORDER, bool PRODUCTS, int N>
-INLINE void add_rows(const float *row, const float *bias, int columns, const Vec<T> *z, const Vec<T> *e,
-                     Sums<T> &sums) {
+template <int N> INLINE F greatest(const F *logit) {
+  F pairs[N];
+  for (int g = 0; g < N; g++) pairs[g] = logit[g];
+  for (int step = 1; step < N; step *= 2)
+    for (int g = 0; g + step < N; g += 2 * step) pairs[g] = most(pairs[g], pairs[g + step]);
+  return pairs[0];
+}
+
+template <class T, int D, int ORDER, int ROAD, int N>
+INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
   const int d = D ? D : columns;
-  F weight[N], top = logits<T, D, PRODUCTS, N>(row, bias, d, z, e, sums.reference, weight);
-  if (UNLIKELY(any_less(splat(RAISED), top))) {
-    F up = top > RAISED ? top : F{}, scale = exp2(-up);
-    sums.reference += __builtin_convertvector(up, Vec<T>);
-    // Anew: digits were lost to a reference far below.
-    top = logits<T, D, PRODUCTS, N>(row, bias, d, z, e, sums.reference, weight);
-    sums.raised += up;
-    sums.mass *= scale;
-    if (ORDER > 0)
-      for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
+  const float *row = rows.row + r * d, *bias = rows.bias + r;
+  F weight[N];
+  logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+  if (!(ROAD & BOUNDED)) {
+    F top = greatest<N>(weight);
+    if (UNLIKELY(any_less(splat(RAISED), top))) {
+      F up = top > RAISED ? top : F{}, scale = exp2(-up);
+      sums.reference += __builtin_convertvector(up, Vec<T>);
+      // Anew: digits were lost to a reference far below.
+      logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+      top = greatest<N>(weight);
+      sums.raised += up;
+      sums.mass *= scale;
+      if (ORDER > 0)
+        for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
+    }
+    if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
   }
-  if (PRODUCTS) {  // of a block small beside the noise no part is negligible
-    for (int g = 0; g < N; g++) weight[g] = exp2(weight[g]);
-  } else {
-    if (!any_less(splat(NEGLIGIBLE), top)) return;
-    for (int g = 0; g < N; g++) weight[g] = weight[g] > NEGLIGIBLE ? exp2(weight[g]) : F{};
-  }
+  for (int g = 0; g < N; g++)  // of a block small beside the noise no part is negligible
+    weight[g] = ROAD || weight[g] > NEGLIGIBLE ? exp2(weight[g]) : F{};
+  if (ROAD & GRID)
+    for (int g = 0; g < N; g++) weight[g] *= rows.weight[r + g];
   asm volatile("" ::: "memory");  // rows are read again, from the cache: broadcasts are not to be kept
   F sum[2] = {};
   for (int g = 0; g < N; g++) sum[g % 2] += weight[g];
@@ -185,33 +201,46 @@ INLINE void add_rows(const float *row, const float *bias, int columns, const Vec
   }
 }
 
-template <class T, int D, int ORDER, bool PRODUCTS>
-NOINLINE void add_block(const float *row, const float *bias, int rows, int columns, const Vec<T> *z,
-                        const Vec<T> *e, Sums<T> &given) {
+template <class T, int D, int ORDER, int ROAD>
+NOINLINE void add_block(const Rows &rows, int columns, const Vec<T> *z, const Vec<T> *e, Sums<T> &given) {
   const int d = D ? D : columns;
   constexpr int K = D ? D : 1;
   Vec<T> own_z[K], own_e[K];  // of few columns everything stays in registers
   F own_mean[K] = {};
   Sums<T> sums{given.reference, given.mass, given.raised, D ? own_mean : given.mean, given.square};
   if (D) {
-    for (int j = 0; j < D; j++) own_z[j] = z[j], own_e[j] = PRODUCTS ? z[j] : e[j];
+    for (int j = 0; j < D; j++) own_z[j] = z[j], own_e[j] = ROAD ? z[j] : e[j];
     z = own_z, e = own_e;
   }
   int r = 0;
-  for (; r + G <= rows; r += G) add_rows<T, D, ORDER, PRODUCTS, G>(row + r * d, bias + r, d, z, e, sums);
-  for (; r < rows; r++) add_rows<T, D, ORDER, PRODUCTS, 1>(row + r * d, bias + r, d, z, e, sums);
+  for (; r + G <= rows.count; r += G) add_rows<T, D, ORDER, ROAD, G>(rows, r, d, z, e, sums);
+  for (; r < rows.count; r++) add_rows<T, D, ORDER, ROAD, 1>(rows, r, d, z, e, sums);
   for (int j = 0; j < D; j++) given.mean[j] = own_mean[j];
   given.reference = sums.reference, given.mass = sums.mass, given.raised = sums.raised;
 }
 
-template <class T, int ORDER, bool PRODUCTS>
-void add_any(const float *row, const float *bias, int rows, int d, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
+template <class T, int D, int ORDER>
+void add_along(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
+  if constexpr (sizeof(T) == 4 && ORDER < 2) {  // doubles and second moments are taken from differences
+    if constexpr (D > 0 && D <= GRID_COLUMNS) {
+      if (road == (PRODUCTS | GRID)) return add_block<T, D, ORDER, PRODUCTS | GRID>(rows, d, z, e, sums);
+      if (road == (PRODUCTS | GRID | BOUNDED))
+        return add_block<T, D, ORDER, PRODUCTS | GRID | BOUNDED>(rows, d, z, e, sums);
+    }
+    if (road == (PRODUCTS | BOUNDED)) return add_block<T, D, ORDER, PRODUCTS | BOUNDED>(rows, d, z, e, sums);
+    if (road == PRODUCTS) return add_block<T, D, ORDER, PRODUCTS>(rows, d, z, e, sums);
+  }
+  add_block<T, D, ORDER, DIFFERENCES>(rows, d, z, e, sums);
+}
+
+template <class T, int ORDER>
+void add(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
   if constexpr (sizeof(T) == 4 && ORDER < 2) switch (d) {
-#define CASE(D) case D: return add_block<T, D, ORDER, PRODUCTS>(row, bias, rows, d, z, e, sums);
+#define CASE(D) case D: return add_along<T, D, ORDER>(road, rows, d, z, e, sums);
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
   }
-  add_block<T, 0, ORDER, PRODUCTS>(row, bias, rows, d, z, e, sums);
+  add_along<T, 0, ORDER>(road, rows, d, z, e, sums);
 }
 
 // A vector's queries as one block sees them.
@@ -288,109 +317,137 @@ void load(const Law &law, const Queries &q, const int *index, int count, Tile<T>
   }
 }
 
-// The jet of one tile, written for the wanted lanes; returns those in which float was not enough, none if T is double.
-template <class T, int ORDER>
-NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int count, const float *above,
-             const float *below, const Out &out, unsigned wanted) {
-  const int d = law.columns;
-  Tile<T> tile(d);
-  Seen<T> seen(d);
-  std::vector<Aligned<F>> mean(d), square(d), field(d), local(d);
-  load(law, q, index, count, tile);
-  F threshold = splat(-INFINITY), start = threshold;
-  if (below) {
-    std::memcpy(&start, below, sizeof start);
-    F size = most(start, -start);  // float's rounding of both bounds
-    threshold = start + law.negligible - (4e-7f * d) * size;
-  }
+// The jet of one tile: of the blocks that were added so far.
+template <class T, int ORDER> struct Jet {
+  const Law &law;
+  const Tile<T> &tile;
+  Seen<T> seen;
   Vec<T> reference = {};
-  F mass = {}, laplacian = {}, error = {};
-  bool started = false;
-  for (int b = 0; b < law.blocks; b++) {
-    if (law.mass[b] < -1e29f) continue;
-    F bound = {};
-    if (above) {
-      std::memcpy(&bound, above + (size_t)b * W, sizeof bound);
-      if (!any_less(threshold, bound)) continue;
-    }
-    look(law, b, tile, seen);
-    if (!started) {
-      F high, low = start;
-      if (!below) {
-        Seen<float> rough(d);
-        for (int j = 0; j < d; j++) rough.z[j].v = cast(seen.z[j].v), rough.e[j].v = cast(seen.e[j].v);
-        rough.norm = cast(seen.norm);
-        bounds(law, b, rough, high, low);
-      }
-      reference = __builtin_convertvector(low, Vec<T>);
-      started = true;
-    }
+  F mass = {}, laplacian = {}, error = {}, doubt = {};  // error: of logits; doubt: of masses, relative to the reference
+  std::vector<Aligned<F>> mean, square, field, local;
+
+  Jet(const Law &law, const Tile<T> &tile)
+      : law(law), tile(tile), seen(law.columns), mean(law.columns), square(law.columns), field(law.columns),
+        local(law.columns) {}
+
+  // Add a block in the lanes where it counts; its mass is known to be at most 2^above.
+  void add_block(int b, F above, I counts, bool grids) {
+    const int d = law.columns;
     Sums<T> sums{reference - seen.norm, F{}, F{}, &mean[0].v, &square[0].v};
     F length = {};
     for (int j = 0; j < d; j++) {
       mean[j].v = square[j].v = F{};
       length += cast(seen.z[j].v) * cast(seen.z[j].v);
     }
-    const float *row = law.rows + (size_t)b * law.height * d;
-    const float *bias = &law.bias[(size_t)b * law.height];
-    const Vec<T> *z = &seen.z[0].v, *e = &seen.e[0].v;
     const bool expands = sizeof(T) == 4 && ORDER < 2 && law.expands[b];
-    const Vec<T> shift = expands ? __builtin_convertvector(length, Vec<T>) : Vec<T>{};
-    sums.reference += shift;
+    const Grid *grid = expands && grids && law.grids[b].bias.size() ? &law.grids[b] : nullptr;
+    Rows rows{law.rows + (size_t)b * law.height * d, &law.bias[(size_t)b * law.height], nullptr, law.filled[b]};
+    int road = DIFFERENCES;
+    Vec<T> shift = {};
     if (expands) {
+      shift = __builtin_convertvector(length, Vec<T>);
+      rows.bias = &law.expanded[(size_t)b * law.height];
+      const bool bounded = !any_less(splat(RAISED), above - cast(reference));
+      road = PRODUCTS | (bounded ? BOUNDED : 0) | (grid ? GRID : 0);
       for (int j = 0; j < d; j++) seen.e[j].v *= T(2) * seen.z[j].v;
-      bias = &law.expanded[(size_t)b * law.height];
-      add_any<T, ORDER, true>(row, bias, law.filled[b], d, e, nullptr, sums);
-    } else {
-      add_any<T, ORDER, false>(row, bias, law.filled[b], d, z, e, sums);
     }
-    F part = sums.mass;
-    if (above) part = threshold < bound ? part : F{};
-    mass *= exp2(-sums.raised);
+    if (grid) {
+      rows = {grid->rows.data(), grid->bias.data(), grid->weight.data(), (int)grid->bias.size()};
+      const F wrong = 0.5f * (above + cast(seen.norm) + law.mass[b]) - cast(reference);  // see native.cpp
+      doubt += counts ? law.share * exp2(least(wrong, splat(100.0f))) : F{};
+    }
+    sums.reference += shift;
+    add<T, ORDER>(road, rows, d, expands ? &seen.e[0].v : &seen.z[0].v, &seen.e[0].v, sums);
+
+    const F part = counts && sums.mass > 0.0f ? sums.mass : F{}, scale = exp2(-sums.raised);
+    mass *= scale;
+    doubt *= scale;
     const Vec<T> raised = __builtin_convertvector(sums.raised, Vec<T>);
     reference = raised > 0 ? sums.reference - shift + seen.norm : reference;
-    F inverse = 1.0f / positive(part), total = mass + part;
-    F share = part / positive(total), kept = 1.0f - share;
+    const F inverse = 1.0f / positive(part), share = part / positive(mass + part), kept = 1.0f - share;
+    mass += part;
     // Rounding of a logit |t|^2, t = z - e m: that of z, times t, and its own, if the columns' do not add up.
-    F squared = most(law.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
-    F rounding = (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
-    error = kept * error + share * rounding;
-    mass = total;
-    if (ORDER == 0) continue;
-    F a = cast(tile.alpha), offset = cast(tile.offset), lap = {};
+    const F squared = most(law.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
+    error = kept * error + share * (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
+    if (ORDER > 0) add_field(b, inverse, share, kept);
+  }
+
+  void add_field(int b, F inverse, F share, F kept) {
+    const int d = law.columns;
+    const F a = cast(tile.alpha), offset = cast(tile.offset);
     const float *variances = law.variances + b * d, *center = law.centers + b * d;
-    for (int j = 0; j < d; j++) {
-      F precision = cast(seen.precision[j].v), middle = ORDER > 1 ? mean[j].v : mean[j].v * inverse;
-      F along = (cast(tile.slope) * variances[j] + cast(tile.constant)) * precision;
-      local[j].v = along * cast(seen.y[j].v) + (offset - a * along) * middle;
-      if (ORDER > 1) {
-        lap += a * a * precision * precision * square[j].v * inverse - precision;
-      }
-    }
     const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
-    F between = {};
+    F own = {}, between = {};  // parts of the Laplacian
+    for (int j = 0; j < d; j++) {
+      const F precision = cast(seen.precision[j].v), middle = ORDER > 1 ? mean[j].v : mean[j].v * inverse;
+      const F along = (cast(tile.slope) * variances[j] + cast(tile.constant)) * precision;
+      local[j].v = along * cast(seen.y[j].v) + (offset - a * along) * middle;
+      if (ORDER > 1) own += a * a * precision * precision * square[j].v * inverse - precision;
+    }
     for (int i = 0; i < d; i++) {
       F f = basis ? F{} : local[i].v;
-      if (basis) for (int j = 0; j < d; j++) f += local[j].v * basis[i * d + j];
-      F change = f + offset * center[i] - field[i].v;
+      if (basis)
+        for (int j = 0; j < d; j++) f += local[j].v * basis[i * d + j];
+      const F change = f + offset * center[i] - field[i].v;
       between += change * change;
       field[i].v += share * change;
     }
-    laplacian = kept * laplacian + share * lap + share * kept * between;
+    laplacian = kept * laplacian + share * own + share * kept * between;
   }
-  Vec<T> log_p = (reference + __builtin_convertvector(log2(positive(mass)), Vec<T>)) * T(0.69314718055994531);
-  unsigned poor = 0;
-  for (int l = 0; l < count; l++) {
-    if (sizeof(T) == 4 && law.careful && !(error[l] < POOR)) poor |= 1u << l;
-    if (!(wanted >> l & 1)) continue;
-    const size_t i = index[l];
-    float ill = 0;  // NaN where the query is not finite
-    for (int j = 0; j < d; j++) ill += 0 * q.x[i * d + j];
-    out.log_p[i] = (mass[l] > 0 ? (float)log_p[l] : -INFINITY) + ill;
-    if (ORDER > 0) for (int j = 0; j < d; j++) out.field[i * d + j] = field[j].v[l] + ill;
-    if (ORDER > 1) out.laplacian[i] = laplacian[l] + ill;
+
+  // Write the wanted lanes, and return those whose digits float did not keep.
+  unsigned write(const Queries &q, const int *index, int count, const Out &out, unsigned wanted) const {
+    const Vec<T> log_p = (reference + __builtin_convertvector(log2(positive(mass)), Vec<T>)) * T(0.69314718055994531);
+    const F wrong = error + doubt / positive(mass);
+    unsigned poor = 0;
+    for (int l = 0; l < count; l++) {
+      if (!(wanted >> l & 1)) continue;
+      if (sizeof(T) == 4 && law.careful && !(wrong[l] < POOR)) poor |= 1u << l;
+      const size_t i = index[l];
+      float ill = 0;  // NaN where the query is not finite
+      for (int j = 0; j < law.columns; j++) ill += 0 * q.x[i * law.columns + j];
+      out.log_p[i] = (mass[l] > 0 ? (float)log_p[l] : -INFINITY) + ill;
+      if (ORDER > 0)
+        for (int j = 0; j < law.columns; j++) out.field[i * law.columns + j] = field[j].v[l] + ill;
+      if (ORDER > 1) out.laplacian[i] = laplacian[l] + ill;
+    }
+    return poor;
   }
-  return poor;
+};
+
+// What is known of a tile before its rows are looked at: bounds of every block's log2 mass, and the best one below.
+struct Bounds {
+  std::vector<Aligned<F>> above;
+  F below = splat(-INFINITY);
+
+  Bounds(const Law &law, const Tile<float> &tile) : above(law.blocks) {
+    Seen<float> seen(law.columns);
+    for (int b = 0; b < law.blocks; b++) {
+      F low;
+      look(law, b, tile, seen);
+      bounds(law, b, seen, above[b].v, low);
+      below = most(below, low);
+    }
+  }
+};
+
+// Write the jets of one tile's wanted lanes; return those that are to be computed with more care.
+template <class T, int ORDER>
+NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int count, const Bounds &known,
+                      const Out &out, unsigned wanted, bool grids) {
+  Tile<T> tile(law.columns);
+  load(law, q, index, count, tile);
+  Jet<T, ORDER> jet(law, tile);
+  jet.reference = __builtin_convertvector(known.below, Vec<T>);
+  const F size = most(known.below, -known.below);  // of which float rounded both bounds
+  const F threshold = known.below + law.negligible - (4e-7f * law.columns) * size;
+  for (int b = 0; b < law.blocks; b++) {
+    const F above = known.above[b].v;
+    if (law.mass[b] < -1e29f || (law.skips && !any_less(threshold, above))) continue;
+    look(law, b, tile, jet.seen);
+    jet.add_block(b, above, law.skips ? threshold < above : F{} == F{}, grids);
+  }
+  return jet.write(q, index, count, out, wanted);
 }
 
 struct FlushToZero {  // tiny weights are nothing, and slow
@@ -404,24 +461,12 @@ struct FlushToZero {  // tiny weights are nothing, and slow
 template <int ORDER>
 void one_tile(const Law &law, const Queries &q, const int *index, int count, const Out &out) {
   FlushToZero flush;
-  std::vector<float> above;
-  F below = splat(-INFINITY);
-  if (law.skips) {
-    above.resize((size_t)law.blocks * W);
-    Tile<float> tile(law.columns);
-    Seen<float> seen(law.columns);
-    load(law, q, index, count, tile);
-    for (int b = 0; b < law.blocks; b++) {
-      F high, low;
-      look(law, b, tile, seen);
-      bounds(law, b, seen, high, low);
-      std::memcpy(&above[(size_t)b * W], &high, sizeof high);
-      below = low > below ? low : below;
-    }
-  }
-  const float *high = law.skips ? above.data() : nullptr, *low = law.skips ? (const float *)&below : nullptr;
-  unsigned poor = jet<float, ORDER>(law, q, index, count, high, low, out, ~0u);
-  if (poor) jet<double, ORDER>(law, q, index, count, high, low, out, poor);
+  Tile<float> tile(law.columns);
+  load(law, q, index, count, tile);
+  const Bounds known(law, tile);
+  unsigned poor = jet<float, ORDER>(law, q, index, count, known, out, ~0u, law.grids.size() > 0);
+  if (poor && law.grids.size()) poor = jet<float, ORDER>(law, q, index, count, known, out, poor, false);
+  if (poor) jet<double, ORDER>(law, q, index, count, known, out, poor, false);
 }
 
 void run(const Law &law, const Queries &q, const int *index, int count, const Out &out, int order) {

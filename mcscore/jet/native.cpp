@@ -10,6 +10,16 @@
 //     log2 sum_i (w_i / W) 2^-|z - e m_i|^2 >= -sum_i (w_i / W) |z - e m_i|^2 = -|z - e mu|^2 - e^2 s    (below).
 //
 // The largest of the bounds below is less than the density's logarithm, so what is left out is at most `share` of it.
+//
+// Where the noise is wide beside a block of few columns, its rows are replaced by a grid: Chebyshev's points of its
+// box, with the weights sum_i w_i l(m_i), l Lagrange's polynomials. Along one column, in units in which the kernel is
+// exp(-x^2), p points and a box of half-width r at the distance x are wrong by at most (r/2)^p 2 / p! times the p-th
+// derivative, H_p(x) exp(-x^2), and |H_p(x)| <= 1.0865 2^(p/2) sqrt(p!) exp(x^2 / 2) (Cramer): by
+//
+//     2.173 (r / sqrt(2))^p / sqrt(p!) exp(-x^2 / 2) of the block's mass.
+//
+// p is the least for which the factor is below `share`. The sum of the errors is watched; where it is not far below
+// the density, a query is computed from the rows.
 
 #include <algorithm>
 #include <atomic>
@@ -30,29 +40,111 @@ namespace {
 
 constexpr float ROUND = 160;  // |e m|^2 in log2: below, float's rounding of an expanded square is below 2e-5
 
+// Sums w_i T_a(u_i1) T_b(u_i2) ... over rows in the box, T Chebyshev's polynomials, u in [-1, 1].
+std::vector<double> chebyshev_moments(const float *row, const float *weight, int rows, int d, const float *middle,
+                                      const float *inverse, const int *points) {
+  constexpr int R = 16, MOST = 16;  // rows side by side
+  const int size = points[0] * points[1] * points[2];
+  std::vector<float> sums((size_t)size * R), columns((size_t)GRID_COLUMNS * MOST * R, 1.0f);
+  for (int start = 0; start < rows; start += R) {
+    const int some = std::min(R, rows - start);
+    float w[R] = {};
+    for (int r = 0; r < some; r++) w[r] = weight[start + r];
+    for (int j = 0; j < d; j++) {
+      float *t = &columns[(size_t)j * MOST * R];
+      for (int r = 0; r < some; r++) t[R + r] = (row[(start + r) * d + j] - middle[j]) * inverse[j];
+      for (int k = 2; k < points[j]; k++)
+        for (int r = 0; r < R; r++) t[k * R + r] = 2 * t[R + r] * t[(k - 1) * R + r] - t[(k - 2) * R + r];
+    }
+    float *sum = sums.data();
+    for (int a = 0; a < points[0]; a++)
+      for (int b = 0; b < points[1]; b++) {
+        float part[R];
+        for (int r = 0; r < R; r++) part[r] = w[r] * columns[a * R + r] * columns[(MOST + b) * R + r];
+        for (int c = 0; c < points[2]; c++, sum += R)
+          for (int r = 0; r < R; r++) sum[r] += part[r] * columns[(2 * MOST + c) * R + r];
+      }
+  }
+  std::vector<double> moments(size);
+  for (int i = 0; i < size; i++) moments[i] = std::accumulate(&sums[i * R], &sums[i * R] + R, 0.0);
+  return moments;
+}
+
+// The grid of a block; none if it has not less than half as many points as the block has rows.
+Grid grid_of(const Law &law, int b, const float *weight, float top, const float *squared_scale) {
+  constexpr int MOST = 16;
+  const int d = law.columns;
+  const float *low = &law.low[b * d], *high = &law.high[b * d];
+  int points[GRID_COLUMNS] = {1, 1, 1}, size = 1;
+  float middle[GRID_COLUMNS], half[GRID_COLUMNS], inverse[GRID_COLUMNS];
+  for (int j = 0; j < d; j++) {
+    middle[j] = (low[j] + high[j]) / 2, half[j] = (high[j] - low[j]) / 2;
+    inverse[j] = half[j] > 0 ? 1 / half[j] : 0;
+    const double r = half[j] * std::sqrt(squared_scale[j] * 0.69314718 / 2);
+    double wrong = 2.173 * r;
+    while (wrong > law.share && points[j] < MOST) wrong *= r / std::sqrt(double(++points[j]));
+    size *= points[j];
+    if (wrong > law.share || 2 * size > law.filled[b]) return {};
+  }
+  const float *row = law.rows + (size_t)b * law.height * d;
+  std::vector<double> values = chebyshev_moments(row, weight, law.filled[b], d, middle, inverse, points);
+  double at[GRID_COLUMNS][MOST];
+  int after = size;  // from moments to values at the points, column by column
+  for (int j = 0; j < d; j++) {
+    const int p = points[j];
+    double matrix[MOST][MOST];
+    for (int a = 0; a < p; a++) {
+      const double angle = 3.14159265358979 * (a + 0.5) / p;
+      at[j][a] = middle[j] + half[j] * std::cos(angle);
+      for (int k = 0; k < p; k++) matrix[a][k] = (k ? 2 : 1) * std::cos(k * angle) / p;
+    }
+    after /= p;
+    for (int start = 0; start < size; start += after * p)
+      for (int i = start; i < start + after; i++) {
+        double one[MOST] = {};
+        for (int a = 0; a < p; a++)
+          for (int k = 0; k < p; k++) one[a] += matrix[a][k] * values[i + k * after];
+        for (int a = 0; a < p; a++) values[i + a * after] = one[a];
+      }
+  }
+  Grid grid{std::vector<float>((size_t)size * d), std::vector<float>(size), std::vector<float>(size)};
+  for (int i = 0; i < size; i++) {
+    double square = 0;
+    for (int j = d - 1, rest = i; j >= 0; rest /= points[j--]) {
+      const double m = at[j][rest % points[j]];
+      grid.rows[i * d + j] = m;
+      square += squared_scale[j] * m * m;
+    }
+    grid.bias[i] = top - square;
+    grid.weight[i] = values[i];
+  }
+  return grid;
+}
+
 void measure(Law &law, const float *log_weights, const Queries &queries, int b) {
   const int d = law.columns, height = law.height;
-  const float *log_weight = log_weights + (size_t)b * height;
+  const float *log_weight = log_weights + (size_t)b * height, *rows = law.rows + (size_t)b * height * d;
   float *bias = &law.bias[(size_t)b * height], top = -INFINITY;
   for (int r = 0; r < height; r++) {
     bias[r] = std::max(log_weight[r] * 1.44269504f, -1e30f);
     if (bias[r] > -1e29f) law.filled[b] = r + 1, top = std::max(top, bias[r]);
   }
   law.mass[b] = -1e30f;
-  if (!law.filled[b]) return;
+  const int filled = law.filled[b];
+  if (!filled) return;
   std::vector<double> mean(d), square(d);
+  std::vector<float> weight(filled), scale(d);
   float *low = &law.low[b * d], *high = &law.high[b * d];
   std::fill(low, low + d, INFINITY), std::fill(high, high + d, -INFINITY);
   double total = 0;
-  float before = NAN, weight = 0;
-  for (int r = 0; r < law.filled[b]; r++) {
+  for (int r = 0; r < filled; r++) {
     if (bias[r] < -1e29f) continue;
-    if (bias[r] != before) weight = std::exp2(bias[r] - top), before = bias[r];
-    const float *row = law.rows + ((size_t)b * height + r) * d;
-    total += weight;
+    weight[r] = r && bias[r] == bias[r - 1] ? weight[r - 1] : std::exp2(bias[r] - top);
+    const float *row = rows + r * d;
+    total += weight[r];
     for (int j = 0; j < d; j++) {
       low[j] = std::min(low[j], row[j]), high[j] = std::max(high[j], row[j]);
-      mean[j] += weight * row[j], square[j] += weight * row[j] * row[j];
+      mean[j] += weight[r] * row[j], square[j] += weight[r] * row[j] * row[j];
     }
   }
   law.mass[b] = top + (float)std::log2(total);
@@ -63,20 +155,17 @@ void measure(Law &law, const float *log_weights, const Queries &queries, int b) 
   }
   if (!queries.shared) return;
   const float alpha = queries.alpha[0];
-  std::vector<float> e(d);  // squared
+  for (int j = 0; j < d; j++)
+    scale[j] = 0.72134752f * alpha * alpha / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
   float radius = 0;
-  for (int j = 0; j < d; j++) {
-    e[j] = 0.72134752f * alpha * alpha / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
-    radius += e[j] * std::max(low[j] * low[j], high[j] * high[j]);
+  for (int r = 0; r < filled; r++) {
+    float length = 0;
+    for (int j = 0; j < d; j++) length += scale[j] * rows[r * d + j] * rows[r * d + j];
+    law.expanded[(size_t)b * height + r] = bias[r] - length;
+    if (bias[r] > -1e29f) radius = std::max(radius, length);
   }
-  if (!(radius < ROUND)) return;
-  law.expands[b] = true;
-  for (int r = 0; r < law.filled[b]; r++) {
-    const float *row = law.rows + ((size_t)b * height + r) * d;
-    float square = 0;
-    for (int j = 0; j < d; j++) square += e[j] * row[j] * row[j];
-    law.expanded[(size_t)b * height + r] = bias[r] - square;
-  }
+  law.expands[b] = radius < ROUND;
+  if (law.expands[b] && law.grids.size()) law.grids[b] = grid_of(law, b, weight.data(), top, scale.data());
 }
 
 std::vector<const Target *> targets() {  // what this processor can do, the best first
@@ -138,6 +227,8 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   law.low.resize(whole), law.high.resize(whole), law.mean.resize(whole), law.spread.resize(whole);
   law.careful = careful;
   law.skips = share > 0 && k > 3;
+  law.share = share;
+  if (careful && share > 0 && queries.shared && order < 2 && d <= GRID_COLUMNS) law.grids.resize(k);
   // The variance between far blocks, in the Laplacian, weighs small shares more.
   law.negligible = (order > 1 ? 2 : 1) * std::log2(share) - std::log2(k);
   const int some = std::max(1, 4096 / r);  // blocks

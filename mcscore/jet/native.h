@@ -3,15 +3,23 @@
 #include <cmath>
 #include <vector>
 
+constexpr int GRID_COLUMNS = 3;
+
+// A few points with weights, of either sign, that stand for the rows of a block: none if that does not pay.
+struct Grid {
+  std::vector<float> rows, bias, weight;
+};
+
 struct Law {
   int blocks, height, columns;
   const float *rows, *centers, *bases, *variances;
   std::vector<float> bias, mass, low, high, mean, spread;  // log2 weights; of every block, see native.cpp
   std::vector<float> expanded;  // log2 weights less |e m|^2, in blocks that may expand the square
   std::vector<char> expands;
+  std::vector<Grid> grids;  // of every block, or none at all
   std::vector<int> filled;
   bool skips, careful;
-  float negligible;  // log2 of the share that a block must have
+  float share, negligible;  // of the density that may be missed, and its log2 for a block
 };
 
 struct Queries {

@@ -97,6 +97,7 @@ def test_the_papers_sampler_step_by_step(key):
     )
 
 
+@pytest.mark.slow
 def test_any_solver_and_controller(key):
     law, schedule = LAW(), mcs.Linear()
     z = jax.random.normal(key, (10, 3), law.dtype)

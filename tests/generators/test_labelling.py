@@ -160,6 +160,7 @@ def test_bad_arguments_are_named():
             make(**options)
 
 
+@pytest.mark.slow
 def test_tolerance_chooses_the_steps(key):
     law = mcs.mixture(table(200, 2), kernel=mcs.Isotropic(0.3))
     rough, fine = (

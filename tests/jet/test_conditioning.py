@@ -86,6 +86,7 @@ def test_a_single_gaussian_has_the_regression_line(key, tol):
     np.testing.assert_allclose(part.log_prob(expected[None])[0], peak, rtol=tol(1e-9, 1e-4))
 
 
+@pytest.mark.slow
 def test_marginal_draws_are_columns_of_the_joint_draws(key):
     law, columns = mcs.mixture(X, kernel=KERNELS["local"], frame=mcs.Gaussianize()), [3, 1]
     joint = np.asarray(law.sample(key, 20_000))[:, columns]
@@ -94,6 +95,7 @@ def test_marginal_draws_are_columns_of_the_joint_draws(key):
     assert mcs.metrics.sliced_wasserstein(key, joint / scale, part / scale) < 0.03
 
 
+@pytest.mark.slow
 def test_conditional_draws_are_the_joint_draws_nearby(key):
     law = mcs.mixture(X, kernel=KERNELS["local"], frame=mcs.Gaussianize())
     joint = np.asarray(law.sample(key, 400_000))
@@ -118,6 +120,7 @@ def test_conditions_side_by_side(key, tol):
     np.testing.assert_allclose(slope[0], (up - down) / (2 * step), rtol=tol(1e-5, 0.05))
 
 
+@pytest.mark.slow
 def test_a_conditional_law_can_be_labeled_and_learned(key):
     law = mcs.mixture(X, kernel=KERNELS["local"], frame=mcs.Gaussianize()).condition([0], X[0, :1])
     y = draw(key, law.blocks, 4000)

@@ -101,6 +101,7 @@ def test_auto_keeps_whole_partitions_where_that_is_clearly_better(key):
         assert {point.partitions for point in report.curve} == tried
 
 
+@pytest.mark.slow
 def test_auto_drops_clusterings_that_are_clearly_worse_than_one(monkeypatch):
     rng, seen = np.random.default_rng(1), set()
     means = 8 * rng.integers(0, 2, (4, 4))
@@ -145,6 +146,7 @@ def test_auto_searches_a_part_of_many_rows_and_lays_out_all(monkeypatch):
     np.testing.assert_allclose(mean, x.mean(0), atol=1e-5)  # of all rows, not of the part
 
 
+@pytest.mark.slow
 def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
     for module in (selection, clustering):
         monkeypatch.setattr(module, "FITTING_ROWS", 500)
