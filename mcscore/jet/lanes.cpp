@@ -56,23 +56,25 @@ INLINE bool any_less(F a, F b) {
 #endif
 }
 
-// 2^a for a <= 126; below -126 about 0. Relative error 3e-6, and rounding.
+// 2^a for a <= 126; below -126 about 0. Relative error 3e-6, and rounding; 2^0 is 1 (what is scaled often stays).
 INLINE F exp2(F a) {
 #if LANES == 16
-  F f = (F)_mm512_reduce_ps((__m512)a, _MM_FROUND_TO_NEG_INF);  // a - floor(a)
-#else
-  a = most(a, splat(-126.0f));
-  const F shift = splat(12582912.0f), shifted = (a - 0.5f) + shift;  // its last bits are round(a - 1/2)
-  F f = a - (shifted - shift);
-#endif
-  F p = splat(0.01353417f);
-  p = p * f + 0.05201146f;
-  p = p * f + 0.24144275f;
-  p = p * f + 0.69300383f;
-  p = p * f + 1.0000026f;
-#if LANES == 16
+  const F f = (F)_mm512_reduce_ps((__m512)a, _MM_FROUND_TO_NEG_INF);  // a - floor(a)
+  F p = splat(0.013426693f);
+  p = p * f + 0.05224246f;
+  p = p * f + 0.24128021f;
+  p = p * f + 0.69304484f;
+  p = p * f + 1.0f;
   return (F)_mm512_scalef_ps((__m512)p, (__m512)a);
 #else
+  a = most(a, splat(-126.0f));
+  const F shift = splat(12582912.0f), shifted = a + shift;  // its last bits are round(a)
+  const F f = a - (shifted - shift);
+  F p = splat(0.009582854f);
+  p = p * f + 0.055906426f;
+  p = p * f + 0.24024099f;
+  p = p * f + 0.6931242f;
+  p = p * f + 1.0f;
   return (F)((I)p + ((I)shifted << 23));
 #endif
 }
@@ -110,14 +112,20 @@ constexpr float RAISED = 60, NEGLIGIBLE = -45;  // logits: from where the refere
 
 enum Road {
   DIFFERENCES,
-  PRODUCTS = 1,  // of squares expanded
-  BOUNDED = 2,   // products whose logits are known to be below RAISED
-  GRID = 4,      // products with weights of their own, of either sign
+  PRODUCTS,  // of squares expanded
+  GRID,      // products, with weights of their own, of either sign
 };
 
 struct Rows {
   const float *row, *bias, *weight;
   int count;
+  const float *expanded = nullptr;  // log2 weights less |e m|^2, where rows are looked at roughly first
+};
+
+// Products in float tell where the logits of some rows may be above NEGLIGIBLE.
+struct Rough {
+  const F *z = nullptr;  // 2 z e
+  F least;  // what stands for NEGLIGIBLE, rounding allowed for, relative to length less the reference
 };
 
 // Sums over rows of one block, all by weight relative to 2^reference.
@@ -152,42 +160,45 @@ template <int N> INLINE F greatest(const F *logit) {
 }
 
 template <class T, int D, int ORDER, int ROAD, int N>
-INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
+INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, const Vec<T> *e, const Rough &rough,
+                     Sums<T> &sums) {
   const int d = D ? D : columns;
   const float *row = rows.row + r * d, *bias = rows.bias + r;
   F weight[N];
-  logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
-  if (!(ROAD & BOUNDED)) {
-    F top = greatest<N>(weight);
-    if (UNLIKELY(any_less(splat(RAISED), top))) {
-      F up = top > RAISED ? top : F{}, scale = exp2(-up);
-      sums.reference += __builtin_convertvector(up, Vec<T>);
-      // Anew: digits were lost to a reference far below.
-      logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
-      top = greatest<N>(weight);
-      sums.raised += up;
-      sums.mass *= scale;
-      if (ORDER > 0)
-        for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
-    }
-    if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
+  if (ROAD == DIFFERENCES && !D && rough.z) {
+    logits<float, PRODUCTS, N>(row, rows.expanded + r, d, rough.z, nullptr, cast(sums.reference) + rough.least, weight);
+    if (!any_less(F{}, greatest<N>(weight))) return;
   }
+  logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+  F top = greatest<N>(weight);
+  if (UNLIKELY(any_less(splat(RAISED), top))) {
+    F up = top > RAISED ? top : F{}, scale = exp2(-up);
+    sums.reference += __builtin_convertvector(up, Vec<T>);
+    // Anew: digits were lost to a reference far below.
+    logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+    top = greatest<N>(weight);
+    sums.raised += up;
+    sums.mass *= scale;
+    if (ORDER > 0)
+      for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
+  }
+  if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
   for (int g = 0; g < N; g++)  // of a block small beside the noise no part is negligible
     weight[g] = ROAD || weight[g] > NEGLIGIBLE ? exp2(weight[g]) : F{};
-  if (ROAD & GRID)
+  if (ROAD == GRID)
     for (int g = 0; g < N; g++) weight[g] *= rows.weight[r + g];
   asm volatile("" ::: "memory");  // rows are read again, from the cache: broadcasts are not to be kept
-  F sum[2] = {};
-  for (int g = 0; g < N; g++) sum[g % 2] += weight[g];
-  const F mass = sum[0] + sum[1], before = sums.mass;
-  sums.mass += mass;
+  const F before = sums.mass;
+  for (int g = 0; g < N; g++) sums.mass += weight[g];
   if (ORDER == 1)
     for (int j = 0; j < d; j++) {
-      F m[2] = {sums.mean[j], F{}};
-      for (int g = 0; g < N; g++) m[g % 2] += weight[g] * row[g * d + j];
-      sums.mean[j] = m[0] + m[1];
+      F m = sums.mean[j];
+      for (int g = 0; g < N; g++) m += weight[g] * row[g * d + j];
+      sums.mean[j] = m;
     }
   if (ORDER == 2) {  // no difference of large squares (Chan, Golub and LeVeque 1983)
+    F mass = {};
+    for (int g = 0; g < N; g++) mass += weight[g];
     const F inverse = 1.0f / positive(mass), share = mass / positive(sums.mass);
     for (int j = 0; j < d; j++) {
       F middle = {}, square = {};
@@ -202,45 +213,43 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
 }
 
 template <class T, int D, int ORDER, int ROAD>
-NOINLINE void add_block(const Rows &rows, int columns, const Vec<T> *z, const Vec<T> *e, Sums<T> &given) {
+NOINLINE void add_block(const Rows &rows, int columns, const Vec<T> *z, const Vec<T> *e, const Rough &rough,
+                        Sums<T> &given) {
   const int d = D ? D : columns;
   constexpr int K = D ? D : 1;
   Vec<T> own_z[K], own_e[K];  // of few columns everything stays in registers
   F own_mean[K] = {};
   Sums<T> sums{given.reference, given.mass, given.raised, D ? own_mean : given.mean, given.square};
   if (D) {
-    for (int j = 0; j < D; j++) own_z[j] = z[j], own_e[j] = ROAD ? z[j] : e[j];
+    for (int j = 0; j < D; j++) own_z[j] = z[j], own_e[j] = ROAD ? z[j] : e[j], own_mean[j] = given.mean[j];
     z = own_z, e = own_e;
   }
   int r = 0;
-  for (; r + G <= rows.count; r += G) add_rows<T, D, ORDER, ROAD, G>(rows, r, d, z, e, sums);
-  for (; r < rows.count; r++) add_rows<T, D, ORDER, ROAD, 1>(rows, r, d, z, e, sums);
+  for (; r + G <= rows.count; r += G) add_rows<T, D, ORDER, ROAD, G>(rows, r, d, z, e, rough, sums);
+  for (; r < rows.count; r++) add_rows<T, D, ORDER, ROAD, 1>(rows, r, d, z, e, rough, sums);
   for (int j = 0; j < D; j++) given.mean[j] = own_mean[j];
   given.reference = sums.reference, given.mass = sums.mass, given.raised = sums.raised;
 }
 
 template <class T, int D, int ORDER>
-void add_along(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
+void add_along(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, const Rough &rough, Sums<T> &sums) {
   if constexpr (sizeof(T) == 4 && ORDER < 2) {  // doubles and second moments are taken from differences
     if constexpr (D > 0 && D <= GRID_COLUMNS) {
-      if (road == (PRODUCTS | GRID)) return add_block<T, D, ORDER, PRODUCTS | GRID>(rows, d, z, e, sums);
-      if (road == (PRODUCTS | GRID | BOUNDED))
-        return add_block<T, D, ORDER, PRODUCTS | GRID | BOUNDED>(rows, d, z, e, sums);
+      if (road == GRID) return add_block<T, D, ORDER, GRID>(rows, d, z, e, rough, sums);
     }
-    if (road == (PRODUCTS | BOUNDED)) return add_block<T, D, ORDER, PRODUCTS | BOUNDED>(rows, d, z, e, sums);
-    if (road == PRODUCTS) return add_block<T, D, ORDER, PRODUCTS>(rows, d, z, e, sums);
+    if (road == PRODUCTS) return add_block<T, D, ORDER, PRODUCTS>(rows, d, z, e, rough, sums);
   }
-  add_block<T, D, ORDER, DIFFERENCES>(rows, d, z, e, sums);
+  add_block<T, D, ORDER, DIFFERENCES>(rows, d, z, e, rough, sums);
 }
 
 template <class T, int ORDER>
-void add(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, Sums<T> &sums) {
+void add(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, const Rough &rough, Sums<T> &sums) {
   if constexpr (sizeof(T) == 4 && ORDER < 2) switch (d) {
-#define CASE(D) case D: return add_along<T, D, ORDER>(road, rows, d, z, e, sums);
+#define CASE(D) case D: return add_along<T, D, ORDER>(road, rows, d, z, e, rough, sums);
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
   }
-  add_along<T, 0, ORDER>(road, rows, d, z, e, sums);
+  add_along<T, 0, ORDER>(road, rows, d, z, e, rough, sums);
 }
 
 // A vector's queries as one block sees them.
@@ -290,10 +299,10 @@ void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
   seen.norm = T(0.5) * norm - T(1.3257480647361593) * d;  // log2(2 pi) / 2
 }
 
-// Bounds of a block's log2 mass: above by its box, below by Jensen's inequality (see native.cpp).
-INLINE void bounds(const Law &law, int b, const Seen<float> &seen, F &above, F &below) {
-  const int d = law.columns;
-  const float *low = &law.low[b * d], *high = &law.high[b * d], *mean = &law.mean[b * d], *spread = &law.spread[b * d];
+// Bounds of the log2 mass of rows in a box: above by the box, below by Jensen's inequality (see native.cpp).
+INLINE void bounds(const Boxes &boxes, int i, int d, const Seen<float> &seen, F &above, F &below) {
+  const float *low = &boxes.low[i * d], *high = &boxes.high[i * d], *mean = &boxes.mean[i * d];
+  const float *spread = &boxes.spread[i * d];
   F outside = {}, around = {};
   for (int j = 0; j < d; j++) {
     F z = seen.z[j].v, e = seen.e[j].v;
@@ -302,8 +311,8 @@ INLINE void bounds(const Law &law, int b, const Seen<float> &seen, F &above, F &
     outside += off * off;
     around += t * t + e * e * spread[j];
   }
-  above = seen.norm + law.mass[b] - outside;
-  below = seen.norm + law.mass[b] - around;
+  above = seen.norm + boxes.mass[i] - outside;
+  below = seen.norm + boxes.mass[i] - around;
 }
 
 template <class T>
@@ -322,44 +331,73 @@ template <class T, int ORDER> struct Jet {
   const Law &law;
   const Tile<T> &tile;
   Seen<T> seen;
+  Seen<float> near;  // the same
   Vec<T> reference = {};
   F mass = {}, laplacian = {}, error = {}, doubt = {};  // error: of logits; doubt: of masses, relative to the reference
-  std::vector<Aligned<F>> mean, square, field, local;
+  std::vector<Aligned<F>> twice, mean, square, field, local;
 
   Jet(const Law &law, const Tile<T> &tile)
-      : law(law), tile(tile), seen(law.columns), mean(law.columns), square(law.columns), field(law.columns),
+      : law(law), tile(tile), seen(law.columns), near(law.columns), twice(law.columns), mean(law.columns), square(law.columns), field(law.columns),
         local(law.columns) {}
 
-  // Add a block in the lanes where it counts; its mass is known to be at most 2^above.
-  void add_block(int b, F above, I counts, bool grids) {
+  // Add a block, or those of its leaves that count; its mass is known to be at most 2^above.
+  void add_block(int b, F above, F threshold, bool grids) {
     const int d = law.columns;
-    Sums<T> sums{reference - seen.norm, F{}, F{}, &mean[0].v, &square[0].v};
     F length = {};
     for (int j = 0; j < d; j++) {
+      const F z = near.z[j].v = cast(seen.z[j].v), e = near.e[j].v = cast(seen.e[j].v);
+      twice[j].v = 2.0f * z * e;
+      length += z * z;
       mean[j].v = square[j].v = F{};
-      length += cast(seen.z[j].v) * cast(seen.z[j].v);
     }
+    near.norm = cast(seen.norm);
     const bool expands = sizeof(T) == 4 && ORDER < 2 && law.expands[b];
     const Grid *grid = expands && grids && law.grids[b].bias.size() ? &law.grids[b] : nullptr;
-    Rows rows{law.rows + (size_t)b * law.height * d, &law.bias[(size_t)b * law.height], nullptr, law.filled[b]};
     int road = DIFFERENCES;
-    Vec<T> shift = {};
+    const Vec<T> *z = &seen.z[0].v, shift = expands ? __builtin_convertvector(length, Vec<T>) : Vec<T>{};
+    Sums<T> sums{reference - seen.norm + shift, F{}, F{}, &mean[0].v, &square[0].v};
+    Rough rough;
     if (expands) {
-      shift = __builtin_convertvector(length, Vec<T>);
-      rows.bias = &law.expanded[(size_t)b * law.height];
-      const bool bounded = !any_less(splat(RAISED), above - cast(reference));
-      road = PRODUCTS | (bounded ? BOUNDED : 0) | (grid ? GRID : 0);
-      for (int j = 0; j < d; j++) seen.e[j].v *= T(2) * seen.z[j].v;
+      if constexpr (sizeof(T) == 4) z = &twice[0].v;
+      road = grid ? GRID : PRODUCTS;
+    } else if (law.radius.size() && d > WIDE) {
+      const F from = cast(sums.reference), size = most(from, -from) + length + law.radius[b];
+      rough = {&twice[0].v, NEGLIGIBLE + length - (2.4e-7f * (d + 8)) * size};
     }
+    F counted = {};
+    const auto add_part = [&](const Rows &rows, F counts) {  // 0 where it does not: far below the reference
+      const Vec<T> before = sums.reference, away = __builtin_convertvector(1.0f - counts, Vec<T>);
+      sums.reference = away > 0 ? before + T(1e6) : before;
+      add<T, ORDER>(road, rows, d, z, &seen.e[0].v, rough, sums);
+      sums.reference = away > 0 ? before : sums.reference;
+      counted = most(counted, counts);
+    };
+    const size_t first = (size_t)b * law.height;
+    const F one = splat(1.0f), some = law.skips ? (threshold < above ? one : F{}) : one;
     if (grid) {
-      rows = {grid->rows.data(), grid->bias.data(), grid->weight.data(), (int)grid->bias.size()};
-      const F wrong = 0.5f * (above + cast(seen.norm) + law.mass[b]) - cast(reference);  // see native.cpp
-      doubt += counts ? law.share * exp2(least(wrong, splat(100.0f))) : F{};
+      add_part({grid->rows.data(), grid->bias.data(), grid->weight.data(), (int)grid->bias.size()}, some);
+      const F wrong = 0.5f * (above + near.norm + law.whole.mass[b]) - cast(reference);  // see native.cpp
+      doubt += some * law.share * exp2(least(wrong, splat(100.0f)));
+    } else {
+      const std::vector<float> &bias = expands ? law.expanded : law.bias;
+      const int step = law.skips ? LEAF : law.height;
+      for (int r = 0; r < law.filled[b]; r += step) {
+        F counts = some;
+        if (step < law.filled[b]) {
+          const int leaf = b * law.leaves + r / LEAF;
+          if (law.leaf.mass[leaf] < -1e29f) continue;
+          F high, low;
+          bounds(law.leaf, leaf, d, near, high, low);
+          if (!any_less(threshold, high)) continue;
+          counts = threshold < high ? one : F{};
+        }
+        const float *expanded = rough.z ? &law.expanded[first + r] : nullptr;
+        add_part({law.rows + (first + r) * d, &bias[first + r], nullptr, std::min(step, law.filled[b] - r), expanded},
+                 counts);
+      }
     }
-    sums.reference += shift;
-    add<T, ORDER>(road, rows, d, expands ? &seen.e[0].v : &seen.z[0].v, &seen.e[0].v, sums);
 
-    const F part = counts && sums.mass > 0.0f ? sums.mass : F{}, scale = exp2(-sums.raised);
+    const F part = counted > 0.0f && sums.mass > 0.0f ? sums.mass : F{}, scale = exp2(-sums.raised);
     mass *= scale;
     doubt *= scale;
     const Vec<T> raised = __builtin_convertvector(sums.raised, Vec<T>);
@@ -367,7 +405,7 @@ template <class T, int ORDER> struct Jet {
     const F inverse = 1.0f / positive(part), share = part / positive(mass + part), kept = 1.0f - share;
     mass += part;
     // Rounding of a logit |t|^2, t = z - e m: that of z, times t, and its own, if the columns' do not add up.
-    const F squared = most(law.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
+    const F squared = most(law.whole.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
     error = kept * error + share * (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
     if (ORDER > 0) add_field(b, inverse, share, kept);
   }
@@ -417,16 +455,26 @@ template <class T, int ORDER> struct Jet {
 
 // What is known of a tile before its rows are looked at: bounds of every block's log2 mass, and the best one below.
 struct Bounds {
-  std::vector<Aligned<F>> above;
+  std::vector<Aligned<F>> above, own;
   F below = splat(-INFINITY);
 
-  Bounds(const Law &law, const Tile<float> &tile) : above(law.blocks) {
+  Bounds(const Law &law, const Tile<float> &tile) : above(law.blocks), own(law.blocks) {
     Seen<float> seen(law.columns);
     for (int b = 0; b < law.blocks; b++) {
-      F low;
       look(law, b, tile, seen);
-      bounds(law, b, seen, above[b].v, low);
-      below = most(below, low);
+      bounds(law.whole, b, law.columns, seen, above[b].v, own[b].v);
+      below = most(below, own[b].v);
+    }
+    if (!law.skips || law.leaves == 1) return;
+    const F best = below - 1.0f;
+    for (int b = 0; b < law.blocks; b++) {
+      if (!any_less(best, own[b].v)) continue;
+      look(law, b, tile, seen);
+      for (int i = b * law.leaves; i < (b + 1) * law.leaves; i++) {
+        F high, low;
+        bounds(law.leaf, i, law.columns, seen, high, low);
+        below = best < own[b].v ? most(below, low) : below;  // as if every lane were alone
+      }
     }
   }
 };
@@ -443,9 +491,9 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
   const F threshold = known.below + law.negligible - (4e-7f * law.columns) * size;
   for (int b = 0; b < law.blocks; b++) {
     const F above = known.above[b].v;
-    if (law.mass[b] < -1e29f || (law.skips && !any_less(threshold, above))) continue;
+    if (law.whole.mass[b] < -1e29f || (law.skips && !any_less(threshold, above))) continue;
     look(law, b, tile, jet.seen);
-    jet.add_block(b, above, law.skips ? threshold < above : F{} == F{}, grids);
+    jet.add_block(b, above, threshold, grids);
   }
   return jet.write(q, index, count, out, wanted);
 }
@@ -475,21 +523,33 @@ void run(const Law &law, const Queries &q, const int *index, int count, const Ou
   if (order == 2) one_tile<2>(law, q, index, count, out);
 }
 
-// The block that each query is nearest to.
-void nearest(const Law &law, const Queries &q, const int *index, int count, int *block) {
-  Tile<float> tile(law.columns);
-  Seen<float> seen(law.columns);
+// The leaf that each query is nearest to, in the given blocks, or the block, where none is given.
+void nearest(const Law &law, const Queries &q, const int *index, int count, int *place, bool leaves) {
+  const int d = law.columns;
+  Tile<float> tile(d);
+  Seen<float> seen(d);
   load(law, q, index, count, tile);
   F best = splat(-INFINITY);
-  I at = {};
-  for (int b = 0; b < law.blocks; b++) {
+  I at = {}, given = {};
+  for (int l = 0; l < count; l++) given[l] = leaves ? place[l] : 0;
+  const auto look_at = [&](const Boxes &boxes, int i, I candidates) {
     F high, low;
-    look(law, b, tile, seen);
-    bounds(law, b, seen, high, low);
-    at = low > best ? b - I{} : at;
+    bounds(boxes, i, d, seen, high, low);
+    low = candidates ? low : splat(-INFINITY);
+    at = low > best ? i - I{} : at;
     best = low > best ? low : best;
+  };
+  for (int b = 0; b < law.blocks; b++) {
+    const I here = given == b - I{};
+    bool any = !leaves;
+    for (int l = 0; l < count; l++) any |= here[l] != 0;
+    if (!any) continue;
+    look(law, b, tile, seen);
+    if (!leaves) look_at(law.whole, b, I{} == I{});
+    if (leaves)
+      for (int i = b * law.leaves; i < (b + 1) * law.leaves; i++) look_at(law.leaf, i, here);
   }
-  for (int l = 0; l < count; l++) block[l] = at[l];
+  for (int l = 0; l < count; l++) place[l] = at[l];
 }
 
 }  // namespace

@@ -38,7 +38,7 @@
 
 namespace {
 
-constexpr float ROUND = 160;  // |e m|^2 in log2: below, float's rounding of an expanded square is below 2e-5
+constexpr float ROUND = 80;  // |e m|^2 in log2, by the root of d: below, an expanded square is rounded by less than 2e-5
 
 // Sums w_i T_a(u_i1) T_b(u_i2) ... over rows in the box, T Chebyshev's polynomials, u in [-1, 1].
 std::vector<double> chebyshev_moments(const float *row, const float *weight, int rows, int d, const float *middle,
@@ -74,7 +74,7 @@ std::vector<double> chebyshev_moments(const float *row, const float *weight, int
 Grid grid_of(const Law &law, int b, const float *weight, float top, const float *squared_scale) {
   constexpr int MOST = 16;
   const int d = law.columns;
-  const float *low = &law.low[b * d], *high = &law.high[b * d];
+  const float *low = &law.whole.low[b * d], *high = &law.whole.high[b * d];
   int points[GRID_COLUMNS] = {1, 1, 1}, size = 1;
   float middle[GRID_COLUMNS], half[GRID_COLUMNS], inverse[GRID_COLUMNS];
   for (int j = 0; j < d; j++) {
@@ -121,50 +121,57 @@ Grid grid_of(const Law &law, int b, const float *weight, float top, const float 
   return grid;
 }
 
+// Box, mean and variances of some rows, whose weights are relative to 2^top.
+void measure_box(Boxes &boxes, size_t i, int d, const float *row, const float *weight, int rows, float top) {
+  std::vector<double> sum(d), square(d);
+  float *low = &boxes.low[i * d], *high = &boxes.high[i * d];
+  std::fill(low, low + d, INFINITY), std::fill(high, high + d, -INFINITY);
+  double total = 0;
+  for (int r = 0; r < rows; r++, row += d) {
+    if (!(weight[r] > 0)) continue;
+    total += weight[r];
+    for (int j = 0; j < d; j++) {
+      low[j] = std::min(low[j], row[j]), high[j] = std::max(high[j], row[j]);
+      sum[j] += weight[r] * row[j], square[j] += weight[r] * row[j] * row[j];
+    }
+  }
+  boxes.mass[i] = total > 0 ? top + (float)std::log2(total) : -1e30f;
+  for (int j = 0; j < d && total > 0; j++) {
+    const double mean = sum[j] / total;
+    boxes.mean[i * d + j] = mean;
+    boxes.spread[i * d + j] = std::max(square[j] / total - mean * mean, 0.0);
+  }
+}
+
 void measure(Law &law, const float *log_weights, const Queries &queries, int b) {
   const int d = law.columns, height = law.height;
   const float *log_weight = log_weights + (size_t)b * height, *rows = law.rows + (size_t)b * height * d;
-  float *bias = &law.bias[(size_t)b * height], top = -INFINITY;
+  float *bias = &law.bias[(size_t)b * height], top = -1e30f;
   for (int r = 0; r < height; r++) {
     bias[r] = std::max(log_weight[r] * 1.44269504f, -1e30f);
     if (bias[r] > -1e29f) law.filled[b] = r + 1, top = std::max(top, bias[r]);
   }
-  law.mass[b] = -1e30f;
   const int filled = law.filled[b];
-  if (!filled) return;
-  std::vector<double> mean(d), square(d);
-  std::vector<float> weight(filled), scale(d);
-  float *low = &law.low[b * d], *high = &law.high[b * d];
-  std::fill(low, low + d, INFINITY), std::fill(high, high + d, -INFINITY);
-  double total = 0;
-  for (int r = 0; r < filled; r++) {
-    if (bias[r] < -1e29f) continue;
+  std::vector<float> weight(height), scale(d);
+  for (int r = 0; r < filled; r++)
     weight[r] = r && bias[r] == bias[r - 1] ? weight[r - 1] : std::exp2(bias[r] - top);
-    const float *row = rows + r * d;
-    total += weight[r];
-    for (int j = 0; j < d; j++) {
-      low[j] = std::min(low[j], row[j]), high[j] = std::max(high[j], row[j]);
-      mean[j] += weight[r] * row[j], square[j] += weight[r] * row[j] * row[j];
+  measure_box(law.whole, b, d, rows, weight.data(), filled, top);
+  if (law.skips)
+    for (int l = 0; l < law.leaves; l++) {
+      const int r = l * LEAF, some = std::max(0, std::min(LEAF, filled - r));
+      measure_box(law.leaf, (size_t)b * law.leaves + l, d, rows + (size_t)r * d, &weight[r], some, top);
     }
-  }
-  law.mass[b] = top + (float)std::log2(total);
-  for (int j = 0; j < d; j++) {
-    mean[j] /= total;
-    law.mean[b * d + j] = mean[j];
-    law.spread[b * d + j] = std::max(square[j] / total - mean[j] * mean[j], 0.0);
-  }
-  if (!queries.shared) return;
+  if (!queries.shared || !filled) return;
   const float alpha = queries.alpha[0];
   for (int j = 0; j < d; j++)
     scale[j] = 0.72134752f * alpha * alpha / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
-  float radius = 0;
   for (int r = 0; r < filled; r++) {
     float length = 0;
     for (int j = 0; j < d; j++) length += scale[j] * rows[r * d + j] * rows[r * d + j];
     law.expanded[(size_t)b * height + r] = bias[r] - length;
-    if (bias[r] > -1e29f) radius = std::max(radius, length);
+    if (bias[r] > -1e29f) law.radius[b] = std::max(law.radius[b], length);
   }
-  law.expands[b] = radius < ROUND;
+  law.expands[b] = law.radius[b] < ROUND * std::sqrt((float)d);
   if (law.expands[b] && law.grids.size()) law.grids[b] = grid_of(law, b, weight.data(), top, scale.data());
 }
 
@@ -221,16 +228,16 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
           variances.typed_data()};
   const float *time = times.typed_data();
   const Queries queries{n, x.typed_data(), time, time + m, time + 2 * m, time + 3 * m, time + 4 * m, m == 1};
-  const size_t whole = (size_t)k * d;
-  law.bias.resize((size_t)k * r), law.mass.resize(k), law.filled.resize(k);
-  law.expanded.resize(queries.shared ? (size_t)k * r : 0), law.expands.resize(k);
-  law.low.resize(whole), law.high.resize(whole), law.mean.resize(whole), law.spread.resize(whole);
+  law.bias.resize((size_t)k * r), law.filled.resize(k), law.expands.resize(k);
+  if (queries.shared) law.expanded.resize((size_t)k * r), law.radius.resize(k);
   law.careful = careful;
-  law.skips = share > 0 && k > 3;
+  law.skips = share > 0;
+  law.leaves = (r + LEAF - 1) / LEAF;
+  law.whole.resize(k, d), law.leaf.resize(law.skips ? (size_t)k * law.leaves : 0, d);
   law.share = share;
   if (careful && share > 0 && queries.shared && order < 2 && d <= GRID_COLUMNS) law.grids.resize(k);
   // The variance between far blocks, in the Laplacian, weighs small shares more.
-  law.negligible = (order > 1 ? 2 : 1) * std::log2(share) - std::log2(k);
+  law.negligible = (order > 1 ? 2 : 1) * std::log2(share) - std::log2((double)k * law.leaves);
   const int some = std::max(1, 4096 / r);  // blocks
   in_parallel(pool, (k + some - 1) / some, [&](int64_t part) {
     for (int b = part * some; b < std::min<int64_t>(k, (part + 1) * some); b++)
@@ -242,12 +249,17 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   std::iota(index.begin(), index.end(), 0);
   const int lanes = target->lanes, tiles = (n + lanes - 1) / lanes;
   const auto size = [=](int64_t tile) { return std::min<int>(lanes, n - tile * lanes); };
-  if (law.skips && tiles > 1) {  // neighbors side by side, so that they leave out the same blocks
-    std::vector<int> block(n);
+  std::vector<int> places(n);
+  for (bool leaves : {false, true}) {  // neighbors side by side, so that they leave out the same rows
+    if (!law.skips || tiles == 1 || k * law.leaves < 4) break;
     in_parallel(pool, tiles, [&](int64_t tile) {
-      target->nearest(law, queries, &index[tile * lanes], size(tile), &block[tile * lanes]);
+      const int *some = &index[tile * lanes];
+      int found[16];
+      if (leaves) for (int l = 0; l < size(tile); l++) found[l] = places[some[l]];
+      target->nearest(law, queries, some, size(tile), found, leaves);
+      for (int l = 0; l < size(tile); l++) places[some[l]] = found[l];
     });
-    std::stable_sort(index.begin(), index.end(), [&](int i, int j) { return block[i] < block[j]; });
+    std::stable_sort(index.begin(), index.end(), [&](int i, int j) { return places[i] < places[j]; });
   }
   in_parallel(pool, tiles, [&](int64_t tile) {
     target->jet(law, queries, &index[tile * lanes], size(tile), out, order);

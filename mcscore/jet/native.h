@@ -3,7 +3,18 @@
 #include <cmath>
 #include <vector>
 
-constexpr int GRID_COLUMNS = 3;
+constexpr int GRID_COLUMNS = 3, LEAF = 64;  // rows
+constexpr int WIDE = 8;                     // columns, up to which everything stays in registers
+
+// Of sets of rows: their box, mean and variance along the basis, and log2 of their mass.
+struct Boxes {
+  std::vector<float> low, high, mean, spread, mass;
+
+  void resize(size_t sets, int columns) {
+    for (auto *part : {&low, &high, &mean, &spread}) part->resize(sets * columns);
+    mass.resize(sets);
+  }
+};
 
 // A few points with weights, of either sign, that stand for the rows of a block: none if that does not pay.
 struct Grid {
@@ -13,8 +24,9 @@ struct Grid {
 struct Law {
   int blocks, height, columns;
   const float *rows, *centers, *bases, *variances;
-  std::vector<float> bias, mass, low, high, mean, spread;  // log2 weights; of every block, see native.cpp
-  std::vector<float> expanded;  // log2 weights less |e m|^2, in blocks that may expand the square
+  int leaves = 1;          // of a block, each of LEAF rows
+  Boxes whole, leaf;       // of blocks and of leaves
+  std::vector<float> bias, expanded, radius;  // log2 weights; less |e m|^2; the largest |e m|^2 of a block
   std::vector<char> expands;
   std::vector<Grid> grids;  // of every block, or none at all
   std::vector<int> filled;
@@ -32,12 +44,13 @@ struct Out {
   float *log_p, *field, *laplacian;
 };
 
-// Of up to `lanes` queries, whose numbers `index` lists: their jets, or the block that each is nearest to.
+// Of up to `lanes` queries, whose numbers `index` lists: their jets, or the block that each is nearest to; once that is
+// known, its nearest leaf.
 struct Target {
   const char *name;
   int lanes;
   void (*jet)(const Law &, const Queries &, const int *index, int count, const Out &, int order);
-  void (*nearest)(const Law &, const Queries &, const int *index, int count, int *block);
+  void (*nearest)(const Law &, const Queries &, const int *index, int count, int *place, bool leaves);
 };
 
 extern const Target avx512, avx2, generic;

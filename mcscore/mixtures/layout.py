@@ -26,6 +26,18 @@ def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
     return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
 
 
+LEAF = 64  # rows that the native kernel looks at, or not, together
+
+
+def in_leaves(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the rows of a block in such an order that every ``LEAF`` of them are neighbors (a k-d tree)."""
+    if len(index) <= LEAF:
+        return index
+    part, cut = x[index], LEAF * (-(-len(index) // LEAF) // 2)
+    order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], cut)
+    return np.concatenate([in_leaves(x, index[order[:cut]]), in_leaves(x, index[order[cut:]])])
+
+
 def equal_share(sizes: np.ndarray, total: int) -> int:
     """Return the largest ``m``, at least 5, with ``sum(min(sizes, m)) <= total``."""
     ordered = np.sort(sizes)
@@ -52,6 +64,7 @@ def pack(
     x: np.ndarray, weights: np.ndarray, parts: list[np.ndarray], variances: np.ndarray
 ) -> Blocks:
     """Return the rows ``x[part]`` of every part as one padded block each."""
+    parts = [in_leaves(x, part) for part in parts]
     shape = len(parts), max(map(len, parts))
     rows, log_weights = np.zeros((*shape, x.shape[1])), np.full(shape, -np.inf)
     # Centers are rounded to float32 first, so that row = center + remainder holds in float32 too.

@@ -22,9 +22,9 @@ XLA = Evaluation(kernel="xla")
 RNG = np.random.default_rng(20)
 
 
-def law_of(d, kernel, rows=900):
+def law_of(d, kernel, rows=900, block_rows=150):
     x = RNG.standard_normal((rows, d)) @ RNG.standard_normal((d, d))
-    return mcs.mixture(x, kernel=kernel, frame=mcs.Affine(whiten=True), block_rows=64)
+    return mcs.mixture(x, kernel=kernel, frame=mcs.Affine(whiten=True), block_rows=block_rows)
 
 
 def close(found, expected, tolerance):
@@ -57,18 +57,42 @@ def test_native_jets_are_those_of_float64(d, kernel, s, target):
 
 @needs_kernel
 @single
-def test_a_query_s_jet_does_not_depend_on_its_neighbors():
+@pytest.mark.parametrize(
+    ("d", "kernel"),
+    [(4, mcs.Local(0.5, 12, 2)), (2, mcs.Isotropic(0.1)), (12, mcs.Isotropic(0.1))],
+    ids=["local", "two", "wide"],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_query_s_jet_does_not_depend_on_its_neighbors(d, kernel, second):
     """To the bit: vectors of queries decide together what they look at, but every lane for itself counts."""
-    law = law_of(4, mcs.Local(0.5, 12, 2))
-    q = RNG.standard_normal((300, 4)).astype(np.float32)
-    for s in (0.5, 0.05):
-        whole = stream(q, 1.0, s**2, law.blocks, laplacian=True)
+    law = law_of(d, kernel)
+    q = RNG.standard_normal((300, d)).astype(np.float32)
+    for s in (2.0, 0.5, 0.05):
+        whole = stream(q, 1.0, s**2, law.blocks, laplacian=second)
         parts = [
-            stream(q[i : i + 7], 1.0, s**2, law.blocks, laplacian=True) for i in range(0, 300, 7)
+            stream(q[i : i + 7], 1.0, s**2, law.blocks, laplacian=second) for i in range(0, 300, 7)
         ]
-        for name in ("log_p", "field", "laplacian"):
+        for name in ("log_p", "field", "laplacian")[: 2 + second]:
             together = np.concatenate([np.asarray(getattr(part, name)) for part in parts])
             np.testing.assert_array_equal(getattr(whole, name), together)
+
+
+@needs_kernel
+@single
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_a_grid_stands_for_the_rows_of_few_columns(d):
+    law = law_of(d, mcs.Isotropic(0.05), rows=6000, block_rows=500)
+    q = (RNG.standard_normal((500, d)) * [[3.0] if i % 3 else [1.0] for i in range(500)]).astype(
+        np.float32
+    )
+    exact = Evaluation(kernel="native", negligible=0.0)
+    for s in (4.0, 0.7, 0.3):
+        quick, slow = (
+            stream(q, 1.0, s**2, law.blocks, evaluation=e) for e in (Evaluation(), exact)
+        )
+        assert s < 1 or np.abs(quick.log_p - slow.log_p).max() > 0  # another sum
+        np.testing.assert_allclose(quick.log_p, slow.log_p, atol=5e-5, rtol=2e-6)
+        close(quick.field, slow.field, 2e-5)
 
 
 @needs_kernel
