@@ -112,8 +112,9 @@ constexpr float RAISED = 60, NEGLIGIBLE = -45;  // logits: from where the refere
 
 enum Road {
   DIFFERENCES,
-  PRODUCTS,  // of squares expanded
-  GRID,      // products, with weights of their own, of either sign
+  PRODUCTS = 1,  // of squares expanded
+  BOUNDED = 2,   // products whose logits are known to be below RAISED
+  GRID = 4,      // products with weights of their own, of either sign
 };
 
 struct Rows {
@@ -170,22 +171,25 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
     if (!any_less(F{}, greatest<N>(weight))) return;
   }
   logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
-  F top = greatest<N>(weight);
-  if (UNLIKELY(any_less(splat(RAISED), top))) {
-    F up = top > RAISED ? top : F{}, scale = exp2(-up);
-    sums.reference += __builtin_convertvector(up, Vec<T>);
-    // Anew: digits were lost to a reference far below.
-    logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
-    top = greatest<N>(weight);
-    sums.raised += up;
-    sums.mass *= scale;
-    if (ORDER > 0)
-      for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
+  if (!(ROAD & BOUNDED)) {
+    F top = greatest<N>(weight);
+    if (UNLIKELY(any_less(splat(RAISED), top))) {
+      F up = top > RAISED ? top : F{}, scale = exp2(-up);
+      sums.reference += __builtin_convertvector(up, Vec<T>);
+      // Anew: digits were lost to a reference far below. No product is kept for this: each is fused with its sum.
+      asm volatile("" ::: "memory");
+      logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+      top = greatest<N>(weight);
+      sums.raised += up;
+      sums.mass *= scale;
+      if (ORDER > 0)
+        for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
+    }
+    if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
   }
-  if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
   for (int g = 0; g < N; g++)  // of a block small beside the noise no part is negligible
     weight[g] = ROAD || weight[g] > NEGLIGIBLE ? exp2(weight[g]) : F{};
-  if (ROAD == GRID)
+  if (ROAD & GRID)
     for (int g = 0; g < N; g++) weight[g] *= rows.weight[r + g];
   asm volatile("" ::: "memory");  // rows are read again, from the cache: broadcasts are not to be kept
   const F before = sums.mass;
@@ -235,8 +239,11 @@ template <class T, int D, int ORDER>
 void add_along(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, const Rough &rough, Sums<T> &sums) {
   if constexpr (sizeof(T) == 4 && ORDER < 2) {  // doubles and second moments are taken from differences
     if constexpr (D > 0 && D <= GRID_COLUMNS) {
-      if (road == GRID) return add_block<T, D, ORDER, GRID>(rows, d, z, e, rough, sums);
+      if (road == (PRODUCTS | GRID)) return add_block<T, D, ORDER, PRODUCTS | GRID>(rows, d, z, e, rough, sums);
+      if (road == (PRODUCTS | GRID | BOUNDED))
+        return add_block<T, D, ORDER, PRODUCTS | GRID | BOUNDED>(rows, d, z, e, rough, sums);
     }
+    if (road == (PRODUCTS | BOUNDED)) return add_block<T, D, ORDER, PRODUCTS | BOUNDED>(rows, d, z, e, rough, sums);
     if (road == PRODUCTS) return add_block<T, D, ORDER, PRODUCTS>(rows, d, z, e, rough, sums);
   }
   add_block<T, D, ORDER, DIFFERENCES>(rows, d, z, e, rough, sums);
@@ -359,7 +366,8 @@ template <class T, int ORDER> struct Jet {
     Rough rough;
     if (expands) {
       if constexpr (sizeof(T) == 4) z = &twice[0].v;
-      road = grid ? GRID : PRODUCTS;
+      const bool bounded = !any_less(splat(RAISED), above - cast(reference));
+      road = PRODUCTS | (bounded ? BOUNDED : 0) | (grid ? GRID : 0);
     } else if (law.radius.size() && d > WIDE) {
       const F from = cast(sums.reference), size = most(from, -from) + length + law.radius[b];
       rough = {&twice[0].v, NEGLIGIBLE + length - (2.4e-7f * (d + 8)) * size};
