@@ -246,7 +246,7 @@ def _options(
     """Most of a first call's seconds are compilation: JAX keeps what it compiled for the next process."""
     if not cache:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif not jax.config.read("jax_compilation_cache_dir"):
+    elif not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009 - unknown to type checkers
         jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
