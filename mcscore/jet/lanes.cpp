@@ -347,6 +347,13 @@ template <class T, int ORDER> struct Jet {
       : law(law), tile(tile), seen(law.columns), near(law.columns), twice(law.columns), mean(law.columns), square(law.columns), field(law.columns),
         local(law.columns) {}
 
+  F leaf_counts(int leaf, F threshold) const {  // 1 where it does
+    F high, low;
+    if (law.leaf.mass[leaf] < -1e29f) return F{};
+    bounds(law.leaf, leaf, law.columns, near, high, low);
+    return threshold < high ? splat(1.0f) : F{};
+  }
+
   // Add a block, or those of its leaves that count; its mass is known to be at most 2^above.
   void add_block(int b, F above, F threshold, bool grids) {
     const int d = law.columns;
@@ -388,20 +395,17 @@ template <class T, int ORDER> struct Jet {
       doubt += some * law.share * exp2(least(wrong, splat(100.0f)));
     } else {
       const std::vector<float> &bias = expands ? law.expanded : law.bias;
-      const int step = law.skips ? LEAF : law.height;
-      for (int r = 0; r < law.filled[b]; r += step) {
-        F counts = some;
-        if (step < law.filled[b]) {
-          const int leaf = b * law.leaves + r / LEAF;
-          if (law.leaf.mass[leaf] < -1e29f) continue;
-          F high, low;
-          bounds(law.leaf, leaf, d, near, high, low);
-          if (!any_less(threshold, high)) continue;
-          counts = threshold < high ? one : F{};
-        }
-        const float *expanded = rough.z ? &law.expanded[first + r] : nullptr;
-        add_part({law.rows + (first + r) * d, &bias[first + r], nullptr, std::min(step, law.filled[b] - r), expanded},
-                 counts);
+      const int filled = law.filled[b], step = law.skips ? LEAF : law.height;
+      F counts = some;
+      for (int r = 0, from = 0; r < filled; r += step) {
+        F next = some;  // leaves that count in the same lanes are added together
+        if (r + step < filled && step < filled) next = leaf_counts(b * law.leaves + r / LEAF + 1, threshold);
+        if (r == 0 && step < filled) counts = leaf_counts(b * law.leaves, threshold);
+        if (r + step < filled && !any_less(counts, next) && !any_less(next, counts)) continue;
+        const float *expanded = rough.z ? &law.expanded[first + from] : nullptr;
+        const Rows rows{law.rows + (first + from) * d, &bias[first + from], nullptr, std::min(r + step, filled) - from, expanded};
+        if (any_less(F{}, counts)) add_part(rows, counts);
+        from = r + step, counts = next;
       }
     }
 
