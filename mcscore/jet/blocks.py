@@ -52,9 +52,9 @@ class Evaluation:
         careful: Compute in float64 where float32 would lose digits (see ``stream``).
         kernel: ``"xla"``, or ``"native"``, the C++ kernel for float32 on CPUs, where it was built; or one of
             ``jet.native.targets()``, the instructions it is to use. By default what is fastest.
-        negligible: The native kernel leaves out blocks that together have at most this share of a query's
+        negligible: The native kernel leaves out rows that together have at most this share of a query's
             density, provably, and replaces the rows of a block of up to three columns by fewer points where
-            that changes no more than this share of its mass; 0 for neither.
+            that moves its density by no more than this share of its mass; 0 for neither.
 
     >>> Evaluation().tile(rows=1024), Evaluation(queries=128).tile(rows=1024)
     (1024, 128)

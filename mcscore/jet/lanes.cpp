@@ -120,13 +120,14 @@ enum Road {
 struct Rows {
   const float *row, *bias, *weight;
   int count;
-  const float *expanded = nullptr;  // log2 weights less |e m|^2, where rows are looked at roughly first
+  const float *expanded = nullptr;  // log2 weights less |e m|^2, for the first look
 };
 
-// Products in float tell where the logits of some rows may be above NEGLIGIBLE.
+// A first look at rows, by products in float: where bias - |e m|^2 + z m - reference is at most `least`, rounding
+// allowed for, a row's logit is below NEGLIGIBLE.
 struct Rough {
-  const F *z = nullptr;  // 2 z e
-  F least;  // what stands for NEGLIGIBLE, rounding allowed for, relative to length less the reference
+  const F *z = nullptr;  // 2 z e; none where there is no first look
+  F least;
 };
 
 // Sums over rows of one block, all by weight relative to 2^reference.
@@ -338,14 +339,14 @@ template <class T, int ORDER> struct Jet {
   const Law &law;
   const Tile<T> &tile;
   Seen<T> seen;
-  Seen<float> near;  // the same
+  Seen<float> near;  // the same in float
   Vec<T> reference = {};
   F mass = {}, laplacian = {}, error = {}, doubt = {};  // error: of logits; doubt: of masses, relative to the reference
   std::vector<Aligned<F>> twice, mean, square, field, local;
 
   Jet(const Law &law, const Tile<T> &tile)
-      : law(law), tile(tile), seen(law.columns), near(law.columns), twice(law.columns), mean(law.columns), square(law.columns), field(law.columns),
-        local(law.columns) {}
+      : law(law), tile(tile), seen(law.columns), near(law.columns), twice(law.columns), mean(law.columns),
+        square(law.columns), field(law.columns), local(law.columns) {}
 
   F leaf_counts(int leaf, F threshold) const {  // 1 where it does
     F high, low;
@@ -354,7 +355,7 @@ template <class T, int ORDER> struct Jet {
     return threshold < high ? splat(1.0f) : F{};
   }
 
-  // Add a block, or those of its leaves that count; its mass is known to be at most 2^above.
+  // Add a block's grid or, where it has none, those of its leaves that count; its mass is known to be at most 2^above.
   void add_block(int b, F above, F threshold, bool grids) {
     const int d = law.columns;
     F length = {};

@@ -11,15 +11,20 @@
 //
 // The largest of the bounds below is less than the density's logarithm, so what is left out is at most `share` of it.
 //
+// Rows of a block that is left in are left out in the same way by sets of LEAF neighbors.
+//
 // Where the noise is wide beside a block of few columns, its rows are replaced by a grid: Chebyshev's points of its
-// box, with the weights sum_i w_i l(m_i), l Lagrange's polynomials. Along one column, in units in which the kernel is
-// exp(-x^2), p points and a box of half-width r at the distance x are wrong by at most (r/2)^p 2 / p! times the p-th
-// derivative, H_p(x) exp(-x^2), and |H_p(x)| <= 1.0865 2^(p/2) sqrt(p!) exp(x^2 / 2) (Cramer): by
+// box, with the weights sum_i w_i l(m_i), l Lagrange's polynomials (a fast Gauss transform). Along one column, in units
+// in which the kernel is exp(-x^2), p points and a box of half-width r at the distance x are wrong by at most
+// 2 (r/2)^p / p! times the p-th derivative, H_p(x) exp(-x^2), and |H_p(x)| <= 1.0865 2^(p/2) sqrt(p!) exp(x^2 / 2)
+// (Cramer): by
 //
 //     2.173 (r / sqrt(2))^p / sqrt(p!) exp(-x^2 / 2) of the block's mass.
 //
-// p is the least for which the factor is below `share`. The sum of the errors is watched; where it is not far below
-// the density, a query is computed from the rows.
+// Columns are interpolated one after the other; each multiplies the errors before it by at most Lebesgue's constant,
+// below 3 for MOST points. p is the least for which all errors together are below `share`. They are summed over blocks
+// for every query; where the sum is not far below the density, the query is computed from the rows. (This bounds the
+// density; the field's error is of the same order, and tested.)
 
 #include <algorithm>
 #include <atomic>
@@ -38,12 +43,13 @@
 
 namespace {
 
+constexpr int MOST = 16;  // points of a grid along a column
 constexpr float ROUND = 80;  // |e m|^2 in log2, by the root of d: below, an expanded square is rounded by less than 2e-5
 
 // Sums w_i T_a(u_i1) T_b(u_i2) ... over rows in the box, T Chebyshev's polynomials, u in [-1, 1].
 std::vector<double> chebyshev_moments(const float *row, const float *weight, int rows, int d, const float *middle,
                                       const float *inverse, const int *points) {
-  constexpr int R = 16, MOST = 16;  // rows side by side
+  constexpr int R = 16;  // rows side by side
   const int size = points[0] * points[1] * points[2];
   std::vector<float> sums((size_t)size * R), columns((size_t)GRID_COLUMNS * MOST * R, 1.0f);
   for (int start = 0; start < rows; start += R) {
@@ -72,8 +78,8 @@ std::vector<double> chebyshev_moments(const float *row, const float *weight, int
 
 // The grid of a block; none if it has not less than half as many points as the block has rows.
 Grid grid_of(const Law &law, int b, const float *weight, float top, const float *squared_scale) {
-  constexpr int MOST = 16;
   const int d = law.columns;
+  const double share = law.share / (d * std::pow(3.0, d - 1));
   const float *low = &law.whole.low[b * d], *high = &law.whole.high[b * d];
   int points[GRID_COLUMNS] = {1, 1, 1}, size = 1;
   float middle[GRID_COLUMNS], half[GRID_COLUMNS], inverse[GRID_COLUMNS];
@@ -82,9 +88,9 @@ Grid grid_of(const Law &law, int b, const float *weight, float top, const float 
     inverse[j] = half[j] > 0 ? 1 / half[j] : 0;
     const double r = half[j] * std::sqrt(squared_scale[j] * 0.69314718 / 2);
     double wrong = 2.173 * r;
-    while (wrong > law.share && points[j] < MOST) wrong *= r / std::sqrt(double(++points[j]));
+    while (wrong > share && points[j] < MOST) wrong *= r / std::sqrt(double(++points[j]));
     size *= points[j];
-    if (wrong > law.share || 2 * size > law.filled[b]) return {};
+    if (wrong > share || 2 * size > law.filled[b]) return {};
   }
   const float *row = law.rows + (size_t)b * law.height * d;
   std::vector<double> values = chebyshev_moments(row, weight, law.filled[b], d, middle, inverse, points);

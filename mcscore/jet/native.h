@@ -3,8 +3,9 @@
 #include <cmath>
 #include <vector>
 
-constexpr int GRID_COLUMNS = 3, LEAF = 64;  // rows
-constexpr int WIDE = 8;                     // columns, up to which everything stays in registers
+constexpr int LEAF = 64;         // rows that are left out together; mixtures/layout.py makes them neighbors
+constexpr int GRID_COLUMNS = 3;  // up to which rows may be replaced by a grid
+constexpr int WIDE = 8;          // columns, up to which everything stays in registers
 
 // Of sets of rows: their box, mean and variance along the basis, and log2 of their mass.
 struct Boxes {

@@ -6,6 +6,8 @@ import numpy as np
 
 from mcscore.jet.blocks import Blocks
 
+LEAF = 64  # rows that the native kernel leaves out together (jet/native.h)
+
 
 def balanced_blocks(x: np.ndarray, weights: np.ndarray, rows: int, variance: float) -> Blocks:
     """Return blocks of neighboring rows, equal in size up to one row, with isotropic variance."""
@@ -13,29 +15,20 @@ def balanced_blocks(x: np.ndarray, weights: np.ndarray, rows: int, variance: flo
     return pack(x, weights, parts, np.full((len(parts), x.shape[1]), variance))
 
 
-def bisect(x: np.ndarray, index: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Cut the widest column, again and again, into ``parts`` parts equal up to a row (a k-d tree).
+def bisect(x: np.ndarray, index: np.ndarray, parts: int, unit: int = 1) -> list[np.ndarray]:
+    """Cut the widest column, again and again, into ``parts`` parts equal up to ``unit`` rows (a k-d tree).
 
-    Neighboring rows in one block keep the block's radius, and with it float32's loss, small.
+    All but the last are multiples of ``unit``. Neighboring rows in one block keep the block's radius, and
+    with it float32's loss, small.
     """
     if parts == 1:
         return [index]
     part, left = x[index], parts // 2
-    cut = len(index) * left // parts
+    cut = -(-len(index) * left // (parts * unit)) * unit
     order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], cut)
-    return bisect(x, index[order[:cut]], left) + bisect(x, index[order[cut:]], parts - left)
-
-
-LEAF = 64  # rows that the native kernel looks at, or not, together
-
-
-def in_leaves(x: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the rows of a block in such an order that every ``LEAF`` of them are neighbors (a k-d tree)."""
-    if len(index) <= LEAF:
-        return index
-    part, cut = x[index], LEAF * (-(-len(index) // LEAF) // 2)
-    order = np.argpartition(part[:, np.argmax(np.ptp(part, axis=0))], cut)
-    return np.concatenate([in_leaves(x, index[order[:cut]]), in_leaves(x, index[order[cut:]])])
+    return bisect(x, index[order[:cut]], left, unit) + bisect(
+        x, index[order[cut:]], parts - left, unit
+    )
 
 
 def equal_share(sizes: np.ndarray, total: int) -> int:
@@ -63,8 +56,8 @@ def block_size(sizes: np.ndarray, most: int) -> int:
 def pack(
     x: np.ndarray, weights: np.ndarray, parts: list[np.ndarray], variances: np.ndarray
 ) -> Blocks:
-    """Return the rows ``x[part]`` of every part as one padded block each."""
-    parts = [in_leaves(x, part) for part in parts]
+    """Return the rows ``x[part]`` of every part as one padded block each, neighbors side by side in it."""
+    parts = [np.concatenate(bisect(x, part, max(1, -(-len(part) // LEAF)), LEAF)) for part in parts]
     shape = len(parts), max(map(len, parts))
     rows, log_weights = np.zeros((*shape, x.shape[1])), np.full(shape, -np.inf)
     # Centers are rounded to float32 first, so that row = center + remainder holds in float32 too.
