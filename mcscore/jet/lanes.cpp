@@ -453,7 +453,7 @@ template <class T, int ORDER> struct Jet {
     unsigned poor = 0;
     for (int l = 0; l < count; l++) {
       if (!(wanted >> l & 1)) continue;
-      if (sizeof(T) == 4 && law.careful && !(wrong[l] < POOR)) poor |= 1u << l;
+      if (sizeof(T) == 4 && law.careful && !(wrong[l] < POOR && mass[l] > 0)) poor |= 1u << l;
       const size_t i = index[l];
       float ill = 0;  // NaN where the query is not finite
       for (int j = 0; j < law.columns; j++) ill += 0 * q.x[i * law.columns + j];
@@ -499,9 +499,9 @@ NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int co
   Tile<T> tile(law.columns);
   load(law, q, index, count, tile);
   Jet<T, ORDER> jet(law, tile);
-  jet.reference = __builtin_convertvector(known.below, Vec<T>);
   const F size = most(known.below, -known.below);  // of which float rounded both bounds
-  const F threshold = known.below + law.negligible - (4e-7f * law.columns) * size;
+  const F below = known.below - (4e-7f * law.columns) * size, threshold = below + law.negligible;
+  jet.reference = __builtin_convertvector(below, Vec<T>);
   for (int b = 0; b < law.blocks; b++) {
     const F above = known.above[b].v;
     if (law.whole.mass[b] < -1e29f || (law.skips && !any_less(threshold, above))) continue;

@@ -21,10 +21,12 @@
 //
 //     2.173 (r / sqrt(2))^p / sqrt(p!) exp(-x^2 / 2) of the block's mass.
 //
-// Columns are interpolated one after the other; each multiplies the errors before it by at most Lebesgue's constant,
-// below 3 for MOST points. p is the least for which all errors together are below `share`. They are summed over blocks
-// for every query; where the sum is not far below the density, the query is computed from the rows. (This bounds the
-// density; the field's error is of the same order, and tested.)
+// Of rows times the kernel, whose sums the field takes, the p-th derivative is u f^(p) + p f^(p-1), u from the box's
+// middle: the error is at most r times that of p points and r / 2 times that of p - 1. So p - 1 is the least for which
+// the factor is below `share`. (Two points at least: one would lose where the rows' mean is.) Columns are interpolated
+// one after the other, and each multiplies the errors before it by at most Lebesgue's constant, below 3 for MOST
+// points. The errors are summed over blocks for every query; where the sum is not far below the density, the query is
+// computed from the rows.
 
 #include <algorithm>
 #include <atomic>
@@ -87,8 +89,9 @@ Grid grid_of(const Law &law, int b, const float *weight, float top, const float 
     middle[j] = (low[j] + high[j]) / 2, half[j] = (high[j] - low[j]) / 2;
     inverse[j] = half[j] > 0 ? 1 / half[j] : 0;
     const double r = half[j] * std::sqrt(squared_scale[j] * 0.69314718 / 2);
-    double wrong = 2.173 * r;
-    while (wrong > share && points[j] < MOST) wrong *= r / std::sqrt(double(++points[j]));
+    double wrong = 2.173;
+    for (int p = 1; wrong > share && points[j] < MOST; p++) wrong *= r / std::sqrt(double(p)), points[j]++;
+    if (half[j] == 0) points[j] = 1;
     size *= points[j];
     if (wrong > share || 2 * size > law.filled[b]) return {};
   }

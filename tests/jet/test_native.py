@@ -81,7 +81,7 @@ def test_a_query_s_jet_does_not_depend_on_its_neighbors(d, kernel, second):
 @single
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_a_grid_stands_for_the_rows_of_few_columns(d):
-    law = law_of(d, mcs.Isotropic(0.05), rows=6000, block_rows=500)
+    law = law_of(d, mcs.Isotropic(0.05), rows=4000, block_rows=1000)
     q = (RNG.standard_normal((500, d)) * [[3.0] if i % 3 else [1.0] for i in range(500)]).astype(
         np.float32
     )

@@ -1,0 +1,140 @@
+"""The command line."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import mcscore as mcs
+from mcscore import __main__ as cli
+from mcscore.__main__ import main
+from tests.test_pipeline import GOOD
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path, capsys, monkeypatch):
+    csv, model, out = tmp_path / "x.csv", tmp_path / "m.safetensors", tmp_path / "s.csv"
+    pd.DataFrame(GOOD, columns=["a", "Δφ", "é"]).to_csv(csv, index=False)
+    small = dict(kernel=mcs.Local(0.8, 2), network=mcs.MLP(width=8, depth=1))
+    monkeypatch.setattr(cli, "fit_stages", partial(mcs.fit_stages, **small))
+    quick = ["--out", str(model), "--pairs", "200", "--epochs", "1", "--refine"]
+    assert main(["fit", str(csv), *quick, "100"]) == 0
+    assert main(["sample", str(model), "-n", "7", "--out", str(out)]) == 0
+    samples = pd.read_csv(out)
+    assert list(samples.columns) == ["a", "Δφ", "é"] and samples.shape == (7, 3)
+    assert main(["sample", str(model), "--out", str(tmp_path / "s.npy"), "-n", "3"]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (3, 3)
+
+    densities, picture = tmp_path / "d.csv", tmp_path / "p.png"
+    assert main(["density", str(model), str(csv), "--out", str(densities)]) == 0
+    found, wanted = pd.read_csv(densities), mcs.load(model).density(GOOD)
+    assert list(found.columns) == ["log_prob", "certified"] and found.certified.mean() > 0.9
+    np.testing.assert_allclose(found.log_prob, wanted.log_prob, rtol=1e-5)
+    assert main(["plot", str(csv), str(out), str(csv), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "x (50 rows), s (7 rows)" in capsys.readouterr().out
+    densities.write_text("a,b,d\n1,2,3\n")
+    refused = ["density", str(model), str(densities), "--out", str(out)]
+    assert main(refused) == 2 and "['a', 'b', 'd']" in capsys.readouterr().err
+    assert densities.read_text() == "a,b,d\n1,2,3\n"
+
+    def reading(_, table, **options):  # as far as the work: what was read is what matters
+        np.testing.assert_array_equal(table.values, GOOD)
+        raise ValueError(f"refine={options['refine']}")
+
+    monkeypatch.setattr(cli, "fit_stages", reading)
+    np.savez(tmp_path / "x.npz", train=GOOD, test=GOOD + 1)
+    assert main(["fit", str(tmp_path / "x.npz"), *quick, "0"]) == 2
+    assert "refine=0" in capsys.readouterr().err
+
+
+def test_tables_are_written_as_they_would_be_read(tmp_path):
+    rows = np.array([[0.22, 85, 1.2345678e-9]], np.float32)
+    cli._write(tmp_path / "x.csv", rows, ["Δ", "b", "c"])
+    assert (tmp_path / "x.csv").read_text("utf-8") == "Δ,b,c\n0.22,85,1.234568e-09\n"
+    table, names = mcs.datasets.read(tmp_path / "x.csv")
+    np.testing.assert_allclose(table, rows, rtol=1e-6)
+    assert names == ["Δ", "b", "c"]
+
+
+@pytest.mark.slow
+def test_commands_keep_what_they_compiled(tmp_path):
+    model, home = tmp_path / "m.safetensors", tmp_path / "cache"
+    few = dict(pairs=200, epochs=1, refine=0, encoder=False)
+    mcs.fit(jax.random.key(0), GOOD, kernel=mcs.Local(0.8, 2), **few).save(model)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for options in (["--no-cache"], []):
+        assert not home.exists()
+        arguments = [*options, "sample", str(model), "--out", str(tmp_path / "s.npy")]
+        command = [sys.executable, "-m", "mcscore", *arguments]
+        subprocess.run(command, env=env | {"XDG_CACHE_HOME": str(home)}, check=True)
+    assert list((home / "mcscore/programs").iterdir())
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("a,b\n1,oops\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / r"ga\p.csv").write_text("a,b\n1,nan\n2,3\n4,5\n")
+    (short := tmp_path / "short.csv").write_text("a,b,c\n1,2\n2,3\n4,5\n")
+    before, model = tmp_path / "m.safetensors", str(tmp_path / "n.safetensors")
+    before.write_text("not a model")
+    tables = [str(tmp_path / name) for name in ("wide.npy", "narrow.npy")]
+    for path, width in zip(tables, (3, 2), strict=True):
+        np.save(path, GOOD[:, :width])
+    for arguments, message in (
+        (["fit", str(tmp_path / "no.csv"), "--out", "n.safetensors"], "no file"),
+        (
+            ["fit", str(tmp_path / "x.csv"), "--out", model],
+            "not a readable table",
+        ),
+        (
+            ["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "no" / "n.safetensors")],
+            "x.csv|no folder",
+        ),
+        (
+            ["fit", str(tmp_path / "empty.csv"), "--out", model],
+            "empty.csv: expected",
+        ),
+        (
+            ["fit", str(tmp_path / r"ga\p.csv"), "--out", model],
+            r"ga\p.csv: expected",
+        ),
+        (["sample", str(before), "--out", "s.csv"], "damaged"),
+        (["sample", str(before), "--out", "s.csv", "-n", "0"], "-n"),
+        (["sample", str(before), "--out", "s.txt"], "expected a .csv or .npy file"),
+        (["density", str(before), "x.csv", "--out", "no/d.csv"], "no folder"),
+        (["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path)], "expected a .safetensors file"),
+        (["plot", *tables, "--out", "p.png"], "{'wide': 3, 'narrow': 2}"),
+        (["plot", *tables, *tables, "--out", "p.png"], "one to three tables"),
+        (["plot", tables[0], "--out", "p.png", "--columns", "0"], "--columns"),
+        (["fit", str(short), "--out", str(tmp_path / "m.safetensors")], "3 names for 2 columns"),
+        (["fit", str(before), "--out", str(before)], "would be lost"),
+        (["export", str(before), "--out", str(before)], "would be lost"),
+        (["density", str(before), str(short), "--out", str(short)], "would be lost"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert any(part in error for part in message.split("|")), error
+    assert before.read_text() == "not a model"
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(report) == {"two_spirals", "wine"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".json"}
+    assert "generated" in capsys.readouterr().out
+
+
+def test_module_and_help():
+    run = [sys.executable, "-m", "mcscore", "--help"]
+    text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert all(word in text for word in ("demo", "fit", "sample"))
+    assert jax.devices()
