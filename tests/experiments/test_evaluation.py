@@ -1,5 +1,6 @@
 """What samples are judged by, and when one is better."""
 
+import jax
 import numpy as np
 import pytest
 
