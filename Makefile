@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard mcscore/jet/*.cpp mcscore/jet/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
@@ -36,4 +36,4 @@ test-oldest:  ## the oldest versions that pyproject.toml admits, in float32
 	MCSCORE_X64=0 .venv-oldest/bin/pytest -n 2 --dist worksteal -m "not slow" tests
 
 clean:
-	rm -rf $(VENV) .venv-oldest out build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest out build dist *.egg-info mcscore/jet/_native*.so

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -243,12 +244,14 @@ def _options(
         bool, typer.Option("--cache/--no-cache", help=f"keep compiled programs in {PROGRAMS}")
     ] = True,
 ) -> None:
-    """Most of a first call's seconds are compilation: JAX keeps what it compiled for the next process."""
+    """Let JAX keep what it compiled for the next process: most of a first call's seconds are compilation."""
     if not cache:
         jax.config.update("jax_enable_compilation_cache", False)
     elif not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009 - unknown to type checkers
-        jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        with suppress(OSError):  # then nothing is kept
+            PROGRAMS.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def main(arguments: list[str] | None = None) -> int:
