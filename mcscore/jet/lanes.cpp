@@ -415,12 +415,13 @@ template <class T, int ORDER> struct Jet {
     doubt *= scale;
     const Vec<T> raised = __builtin_convertvector(sums.raised, Vec<T>);
     reference = raised > 0 ? sums.reference - shift + seen.norm : reference;
-    const F inverse = 1.0f / positive(part), share = part / positive(mass + part), kept = 1.0f - share;
+    // Not kept = 1 - share: a block that hardly counts may have a field of any size.
+    const F total = positive(mass + part), share = part / total, kept = mass / total;
     mass += part;
     // Rounding of a logit |t|^2, t = z - e m: that of z, times t, and its own, if the columns' do not add up.
     const F squared = most(law.whole.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
     error = kept * error + share * (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
-    if (ORDER > 0) add_field(b, inverse, share, kept);
+    if (ORDER > 0) add_field(b, 1.0f / positive(part), share, kept);
   }
 
   void add_field(int b, F inverse, F share, F kept) {
@@ -439,9 +440,10 @@ template <class T, int ORDER> struct Jet {
       F f = basis ? F{} : local[i].v;
       if (basis)
         for (int j = 0; j < d; j++) f += local[j].v * basis[i * d + j];
-      const F change = f + offset * center[i] - field[i].v;
+      f += offset * center[i];
+      const F change = f - field[i].v;
       between += change * change;
-      field[i].v += share * change;
+      field[i].v = kept * field[i].v + share * f;
     }
     laplacian = kept * laplacian + share * own + share * kept * between;
   }

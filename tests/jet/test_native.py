@@ -55,6 +55,43 @@ def test_native_jets_are_those_of_float64(d, kernel, s, target):
             close(log_density(*ask, evaluation=how), first.log_p, 1e-6)
 
 
+def hostile(rng, d):
+    """Return blocks with far centers, columns of all scales or constant, equal and closed rows, bases."""
+    k, r = rng.choice([1, 2, 5]), rng.choice([1, 63, 130])
+    rows = rng.standard_normal((k, r, d)) * 10.0 ** rng.uniform(-2, 1, d)
+    rows[..., 0] *= rng.random() < 0.5
+    rows[:] = rows[:, :1] if rng.random() < 0.3 else rows
+    log_weights = np.log(rng.random((k, r))) - rng.exponential(20, (k, r)) * (rng.random() < 0.5)
+    log_weights[rng.random((k, r)) < 0.3] = -np.inf
+    log_weights[0, 0] = 0
+    centers = rng.standard_normal((k, d)) * rng.choice([0, 5, 300])
+    bases = np.linalg.qr(rng.standard_normal((k, d, d)))[0] if rng.random() < 0.5 else None
+    variances = 10.0 ** rng.uniform(-4, 0, (k, d)) * (rng.random() < 0.7)
+    parts = (rows, log_weights, centers, bases, variances)
+    return mcs.jet.Blocks(*(None if a is None else jnp.asarray(a, jnp.float32) for a in parts))
+
+
+@needs_kernel
+@single
+@pytest.mark.parametrize("seed", range(12))
+def test_hostile_laws_are_as_exact(seed):
+    rng = np.random.default_rng(seed)
+    d = int(rng.choice([1, 2, 3, 7, 13]))
+    blocks = hostile(rng, d)
+    alpha, s = np.float32(rng.choice([0, 1e-3, 0.9])), np.float32(10 ** rng.uniform(-1.5, 1))
+    which = rng.integers(0, len(blocks.rows), 40)
+    q = alpha * np.asarray(blocks.centers)[which] + s * rng.standard_normal((40, d)) * np.resize(
+        [[1], [9]], (40, 1)
+    )
+    ask = (jnp.asarray(q, jnp.float32), alpha, s**2, blocks)
+    expected = stream(*ask, laplacian=True, evaluation=XLA)
+    for target in native.targets():
+        for second in (False, True):
+            found = stream(*ask, laplacian=second, evaluation=Evaluation(kernel=target))
+            close(found.field, expected.field, 1e-4)
+            np.testing.assert_allclose(found.log_p, expected.log_p, rtol=2e-5, atol=2e-5)
+
+
 @needs_kernel
 @single
 @pytest.mark.parametrize(
