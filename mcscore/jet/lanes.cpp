@@ -108,7 +108,8 @@ INLINE Vec<double> root(Vec<double> a) {
   return a;
 }
 
-constexpr float RAISED = 60, NEGLIGIBLE = -45;  // logits: from where the reference moves, up to where nothing counts
+constexpr float RAISED = 60;  // logits from where the reference moves, if all weights are small numbers beside it
+constexpr float CLOSE = 25;   // and if what is far below it is left out
 
 enum Road {
   DIFFERENCES,
@@ -123,11 +124,12 @@ struct Rows {
   const float *expanded = nullptr;  // log2 weights less |e m|^2, for the first look
 };
 
-// A first look at rows, by products in float: where bias - |e m|^2 + z m - reference is at most `least`, rounding
-// allowed for, a row's logit is below NEGLIGIBLE.
+// What is left out: logits up to `negligible`. A first look at rows, by products in float: where bias - |e m|^2 + z m -
+// reference is at most `least`, rounding allowed for, a row's logit is not above `negligible`.
 struct Rough {
+  float negligible;
   const F *z = nullptr;  // 2 z e; none where there is no first look
-  F least;
+  F least = {};
 };
 
 // Sums over rows of one block, all by weight relative to 2^reference.
@@ -167,6 +169,7 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
   const int d = D ? D : columns;
   const float *row = rows.row + r * d, *bias = rows.bias + r;
   F weight[N];
+  constexpr bool all = ROAD && D;  // few columns of a block small beside the noise: none is left out
   if (ROAD == DIFFERENCES && !D && rough.z) {
     logits<float, PRODUCTS, N>(row, rows.expanded + r, d, rough.z, nullptr, cast(sums.reference) + rough.least, weight);
     if (!any_less(F{}, greatest<N>(weight))) return;
@@ -174,8 +177,9 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
   logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
   if (!(ROAD & BOUNDED)) {
     F top = greatest<N>(weight);
-    if (UNLIKELY(any_less(splat(RAISED), top))) {
-      F up = top > RAISED ? top : F{}, scale = exp2(-up);
+    constexpr float high = D ? RAISED : CLOSE;
+    if (UNLIKELY(any_less(splat(high), top))) {
+      F up = top > high ? top : F{}, scale = exp2(-up);
       sums.reference += __builtin_convertvector(up, Vec<T>);
       // Anew: digits were lost to a reference far below. No product is kept for this: each is fused with its sum.
       asm volatile("" ::: "memory");
@@ -186,10 +190,10 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
       if (ORDER > 0)
         for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
     }
-    if (ROAD == DIFFERENCES && !any_less(splat(NEGLIGIBLE), top)) return;
+    if (!all && !any_less(splat(rough.negligible), top)) return;
   }
-  for (int g = 0; g < N; g++)  // of a block small beside the noise no part is negligible
-    weight[g] = ROAD || weight[g] > NEGLIGIBLE ? exp2(weight[g]) : F{};
+  for (int g = 0; g < N; g++)  // every lane as if it were alone
+    weight[g] = all || weight[g] > rough.negligible ? exp2(weight[g]) : F{};
   if (ROAD & GRID)
     for (int g = 0; g < N; g++) weight[g] *= rows.weight[r + g];
   asm volatile("" ::: "memory");  // rows are read again, from the cache: broadcasts are not to be kept
@@ -307,6 +311,17 @@ void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
   seen.norm = T(0.5) * norm - T(1.3257480647361593) * d;  // log2(2 pi) / 2
 }
 
+template <class T> F squares(const Seen<T> &seen) {
+  F sum = {};
+  for (const auto &z : seen.z) sum += cast(z.v) * cast(z.v);
+  return sum;
+}
+
+// Of a logit |t|^2, t = z - e m, in float: that of z, times t, and its own, if the columns' do not add up.
+INLINE F rounding(F squared, F length, int d) {
+  return (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
+}
+
 // Bounds of the log2 mass of rows in a box: above by the box, below by Jensen's inequality (see native.cpp).
 INLINE void bounds(const Boxes &boxes, int i, int d, const Seen<float> &seen, F &above, F &below) {
   const float *low = &boxes.low[i * d], *high = &boxes.high[i * d], *mean = &boxes.mean[i * d];
@@ -341,12 +356,18 @@ template <class T, int ORDER> struct Jet {
   Seen<T> seen;
   Seen<float> near;  // the same in float
   Vec<T> reference = {};
-  F mass = {}, laplacian = {}, error = {}, doubt = {};  // error: of logits; doubt: of masses, relative to the reference
+  F mass, laplacian, error, doubt;  // error: of logits; doubt: of masses, relative to the reference
   std::vector<Aligned<F>> twice, mean, square, field, local;
 
   Jet(const Law &law, const Tile<T> &tile)
       : law(law), tile(tile), seen(law.columns), near(law.columns), twice(law.columns), mean(law.columns),
         square(law.columns), field(law.columns), local(law.columns) {}
+
+  void start(F below) {
+    reference = __builtin_convertvector(below, Vec<T>);
+    mass = laplacian = error = doubt = F{};
+    for (Aligned<F> &f : field) f.v = F{};
+  }
 
   F leaf_counts(int leaf, F threshold) const {  // 1 where it does
     F high, low;
@@ -358,11 +379,10 @@ template <class T, int ORDER> struct Jet {
   // Add a block's grid or, where it has none, those of its leaves that count; its mass is known to be at most 2^above.
   void add_block(int b, F above, F threshold, bool grids) {
     const int d = law.columns;
-    F length = {};
+    const F length = squares(seen);
     for (int j = 0; j < d; j++) {
       const F z = near.z[j].v = cast(seen.z[j].v), e = near.e[j].v = cast(seen.e[j].v);
       twice[j].v = 2.0f * z * e;
-      length += z * z;
       mean[j].v = square[j].v = F{};
     }
     near.norm = cast(seen.norm);
@@ -371,14 +391,14 @@ template <class T, int ORDER> struct Jet {
     int road = DIFFERENCES;
     const Vec<T> *z = &seen.z[0].v, shift = expands ? __builtin_convertvector(length, Vec<T>) : Vec<T>{};
     Sums<T> sums{reference - seen.norm + shift, F{}, F{}, &mean[0].v, &square[0].v};
-    Rough rough;
+    Rough rough{law.tiny};
     if (expands) {
       if constexpr (sizeof(T) == 4) z = &twice[0].v;
-      const bool bounded = !any_less(splat(RAISED), above - cast(reference));
+      const bool bounded = d <= WIDE && !any_less(splat(RAISED), above - cast(reference));
       road = PRODUCTS | (bounded ? BOUNDED : 0) | (grid ? GRID : 0);
     } else if (law.radius.size() && d > WIDE) {
       const F from = cast(sums.reference), size = most(from, -from) + length + law.radius[b];
-      rough = {&twice[0].v, NEGLIGIBLE + length - (2.4e-7f * (d + 8)) * size};
+      rough = {law.tiny, &twice[0].v, law.tiny + length - (2.4e-7f * (d + 8)) * size};
     }
     F counted = {};
     const auto add_part = [&](const Rows &rows, F counts) {  // 0 where it does not: far below the reference
@@ -418,9 +438,8 @@ template <class T, int ORDER> struct Jet {
     // Not kept = 1 - share: a block that hardly counts may have a field of any size.
     const F total = positive(mass + part), share = part / total, kept = mass / total;
     mass += part;
-    // Rounding of a logit |t|^2, t = z - e m: that of z, times t, and its own, if the columns' do not add up.
     const F squared = most(law.whole.mass[b] - cast(reference - seen.norm) - log2(positive(part)), F{});
-    error = kept * error + share * (root(squared * length) + squared) * float(6e-8 / std::sqrt(d));
+    error = kept * error + share * rounding(squared, length, d);
     if (ORDER > 0) add_field(b, 1.0f / positive(part), share, kept);
   }
 
@@ -448,13 +467,12 @@ template <class T, int ORDER> struct Jet {
     laplacian = kept * laplacian + share * own + share * kept * between;
   }
 
-  // Write the wanted lanes, and return those whose digits float did not keep.
-  unsigned write(const Queries &q, const int *index, int count, const Out &out, unsigned wanted) const {
+  // Write all lanes, and return those whose digits float did not keep.
+  unsigned write(const Queries &q, const int *index, int count, const Out &out) const {
     const Vec<T> log_p = (reference + __builtin_convertvector(log2(positive(mass)), Vec<T>)) * T(0.69314718055994531);
     const F wrong = error + doubt / positive(mass);
     unsigned poor = 0;
     for (int l = 0; l < count; l++) {
-      if (!(wanted >> l & 1)) continue;
       if (sizeof(T) == 4 && law.careful && !(wrong[l] < POOR && mass[l] > 0)) poor |= 1u << l;
       const size_t i = index[l];
       float ill = 0;  // NaN where the query is not finite
@@ -470,14 +488,22 @@ template <class T, int ORDER> struct Jet {
 
 // What is known of a tile before its rows are looked at: bounds of every block's log2 mass, and the best one below.
 struct Bounds {
+  const Law &law;
+  Seen<float> seen;
   std::vector<Aligned<F>> above, own;
-  F below = splat(-INFINITY);
+  F below, wrong;  // wrong: in float, a guess at a logit's rounding: the nearest row at a third of the mean squared distance
 
-  Bounds(const Law &law, const Tile<float> &tile) : above(law.blocks), own(law.blocks) {
-    Seen<float> seen(law.columns);
+  explicit Bounds(const Law &law) : law(law), seen(law.columns), above(law.blocks), own(law.blocks) {}
+
+  void find(const Tile<float> &tile) {
+    below = splat(-INFINITY);
     for (int b = 0; b < law.blocks; b++) {
       look(law, b, tile, seen);
       bounds(law.whole, b, law.columns, seen, above[b].v, own[b].v);
+      if (law.columns > WIDE) {
+        const F squared = (seen.norm + law.whole.mass[b] - own[b].v) / 3.0f;
+        wrong = below < own[b].v ? rounding(squared, squares(seen), law.columns) : wrong;
+      }
       below = most(below, own[b].v);
     }
     if (!law.skips || law.leaves == 1) return;
@@ -492,25 +518,31 @@ struct Bounds {
       }
     }
   }
+
+  unsigned lost() const {  // lanes whose digits float will hardly keep
+    unsigned lanes = 0;
+    for (int l = 0; l < W; l++) lanes |= unsigned(wrong[l] > 0.7f * POOR) << l;
+    return lanes;
+  }
+
+  F reference() const { return below - (4e-7f * law.columns) * most(below, -below); }  // float rounded both bounds
+  F threshold() const { return reference() + law.negligible; }
 };
 
-// Write the jets of one tile's wanted lanes; return those that are to be computed with more care.
+// Write the jets of one tile; return the lanes that are to be computed with more care.
 template <class T, int ORDER>
-NOINLINE unsigned jet(const Law &law, const Queries &q, const int *index, int count, const Bounds &known,
-                      const Out &out, unsigned wanted, bool grids) {
-  Tile<T> tile(law.columns);
-  load(law, q, index, count, tile);
-  Jet<T, ORDER> jet(law, tile);
-  const F size = most(known.below, -known.below);  // of which float rounded both bounds
-  const F below = known.below - (4e-7f * law.columns) * size, threshold = below + law.negligible;
-  jet.reference = __builtin_convertvector(below, Vec<T>);
+NOINLINE unsigned one_tile(Jet<T, ORDER> &jet, const Queries &q, const int *index, int count, const Bounds &known,
+                           const Out &out, bool grids) {
+  const Law &law = jet.law;
+  const F threshold = known.threshold();
+  jet.start(known.reference());
   for (int b = 0; b < law.blocks; b++) {
     const F above = known.above[b].v;
     if (law.whole.mass[b] < -1e29f || (law.skips && !any_less(threshold, above))) continue;
-    look(law, b, tile, jet.seen);
+    look(law, b, jet.tile, jet.seen);
     jet.add_block(b, above, threshold, grids);
   }
-  return jet.write(q, index, count, out, wanted);
+  return jet.write(q, index, count, out);
 }
 
 struct FlushToZero {  // tiny weights are nothing, and slow
@@ -521,21 +553,55 @@ struct FlushToZero {  // tiny weights are nothing, and slow
 #endif
 };
 
-template <int ORDER>
-void one_tile(const Law &law, const Queries &q, const int *index, int count, const Out &out) {
+template <class T, int ORDER>
+void all_tiles(const Law &law, const Queries &q, const int *index, int count, const Out &out, Care care, char *poor) {
   FlushToZero flush;
   Tile<float> tile(law.columns);
-  load(law, q, index, count, tile);
-  const Bounds known(law, tile);
-  unsigned poor = jet<float, ORDER>(law, q, index, count, known, out, ~0u, law.grids.size() > 0);
-  if (poor && law.grids.size()) poor = jet<float, ORDER>(law, q, index, count, known, out, poor, false);
-  if (poor) jet<double, ORDER>(law, q, index, count, known, out, poor, false);
+  Tile<T> exact(law.columns);
+  Bounds known(law);
+  Jet<T, ORDER> jet(law, exact);
+  for (; count > 0; index += W, count -= W) {
+    const int some = std::min(W, count);
+    load(law, q, index, some, tile);
+    load(law, q, index, some, exact);
+    known.find(tile);
+    const unsigned lanes = care == GUESS ? known.lost() : one_tile(jet, q, index, some, known, out, care == GRIDS);
+    for (int l = 0; l < some; l++) poor[index[l]] = lanes >> l & 1;
+  }
 }
 
-void run(const Law &law, const Queries &q, const int *index, int count, const Out &out, int order) {
-  if (order == 0) one_tile<0>(law, q, index, count, out);
-  if (order == 1) one_tile<1>(law, q, index, count, out);
-  if (order == 2) one_tile<2>(law, q, index, count, out);
+template <int ORDER>
+void in_order(const Law &law, const Queries &q, const int *index, int count, const Out &out, Care care, char *poor) {
+  if (care == DOUBLES) all_tiles<double, ORDER>(law, q, index, count, out, care, poor);
+  else all_tiles<float, ORDER>(law, q, index, count, out, care, poor);
+}
+
+void run(const Law &law, const Queries &q, const int *index, int count, const Out &out, int order, Care care, char *poor) {
+  if (order == 0) in_order<0>(law, q, index, count, out, care, poor);
+  if (order == 1) in_order<1>(law, q, index, count, out, care, poor);
+  if (order == 2) in_order<2>(law, q, index, count, out, care, poor);
+}
+
+// Rows that are looked at for a tile where leaves are left out.
+double counted(const Law &law, const Queries &q, const int *index, int count) {
+  Tile<float> tile(law.columns);
+  Bounds known(law);
+  load(law, q, index, count, tile);
+  known.find(tile);
+  Jet<float, 0> jet(law, tile);
+  const F threshold = known.threshold();
+  double rows = 0;
+  for (int b = 0; b < law.blocks; b++) {
+    if (!any_less(threshold, known.above[b].v)) continue;
+    if (law.grids.size() && law.grids[b].bias.size()) {
+      rows += law.grids[b].bias.size();
+      continue;
+    }
+    look(law, b, tile, jet.near);
+    for (int r = 0; r < law.filled[b]; r += LEAF)
+      if (any_less(F{}, jet.leaf_counts(b * law.leaves + r / LEAF, threshold))) rows += std::min(LEAF, law.filled[b] - r);
+  }
+  return rows;
 }
 
 // The leaf that each query is nearest to, in the given blocks, or the block, where none is given.
@@ -571,4 +637,4 @@ void nearest(const Law &law, const Queries &q, const int *index, int count, int 
 
 #define TEXT(name) #name
 #define NAME(target) TEXT(target)
-extern const Target TARGET{NAME(TARGET), W, run, nearest};
+extern const Target TARGET{NAME(TARGET), W, run, nearest, counted};

@@ -219,6 +219,48 @@ void in_parallel(xla::ffi::ThreadPool &pool, int64_t parts, Work work) {
   state->all_done.wait(lock, [&] { return state->done == parts; });
 }
 
+// Whether to leave out leaves pays: tried on a few tiles of neighbors among the rows, with noise. The queries are not
+// asked, so that none changes another's digits.
+bool pays(const Law &law, const Queries &queries, const Target &target) {
+  constexpr int TILES = 8, LANES = 16;
+  constexpr float LOOKS = 32;  // rows, about, whose work a look at a block is
+  const int d = law.columns, total = law.blocks * law.leaves;
+  double dense = 0, sparse = 0;
+  for (int b = 0; b < law.blocks; b++) dense += law.grids.size() && law.grids[b].bias.size() ? law.grids[b].bias.size() : law.filled[b];
+  uint32_t bits = 1;
+  for (int tile = 0; tile < TILES; tile++) {
+    const int leaf = (int64_t)total * tile / TILES, b = leaf / law.leaves, filled = law.filled[b];
+    std::vector<float> x(LANES * d);
+    std::vector<int> index(LANES);
+    if (!filled) return true;
+    for (int l = 0; l < LANES; l++) {
+      const float *row = law.rows + ((size_t)b * law.height + (leaf % law.leaves * LEAF + 4 * l) % filled) * d;
+      const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
+      index[l] = l;
+      for (int i = 0; i < d; i++) {
+        float at = basis ? 0 : row[i];
+        for (int j = 0; basis && j < d; j++) at += basis[i * d + j] * row[j];
+        bits = 1664525 * bits + 1013904223;
+        const float noise = std::sqrt(queries.variance[0]) * (bits >> 31 ? 1 : -1);
+        x[l * d + i] = queries.alpha[0] * (law.centers[b * d + i] + at) + noise;
+      }
+    }
+    Queries tried = queries;
+    tried.x = x.data();
+    for (int l = 0; l < LANES; l += target.lanes) sparse += target.counted(law, tried, &index[l], target.lanes) * target.lanes / LANES;
+  }
+  return sparse / TILES + LOOKS * law.blocks < 0.9 * dense;
+}
+
+// `index` in the order of `place`, of which there are `places`; what is equal keeps its order.
+std::vector<int> sorted(const std::vector<int> &index, const std::vector<int> &place, int places) {
+  std::vector<int> start(places + 1), out(index.size());
+  for (int p : place) start[p + 1]++;
+  std::partial_sum(start.begin(), start.end(), start.begin());
+  for (int i : index) out[start[place[i]]++] = i;
+  return out;
+}
+
 using Array = xla::ffi::Buffer<xla::ffi::F32>;
 using Result = xla::ffi::ResultBuffer<xla::ffi::F32>;
 
@@ -246,7 +288,9 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   law.share = share;
   if (careful && share > 0 && queries.shared && order < 2 && d <= GRID_COLUMNS) law.grids.resize(k);
   // The variance between far blocks, in the Laplacian, weighs small shares more.
-  law.negligible = (order > 1 ? 2 : 1) * std::log2(share) - std::log2((double)k * law.leaves);
+  const double log_share = (order > 1 ? 2 : 1) * std::log2(share);
+  law.negligible = log_share - std::log2((double)k * law.leaves);
+  law.tiny = std::max(-45.0, log_share - std::log2((double)k * r));
   const int some = std::max(1, 4096 / r);  // blocks
   in_parallel(pool, (k + some - 1) / some, [&](int64_t part) {
     for (int b = part * some; b < std::min<int64_t>(k, (part + 1) * some); b++)
@@ -254,25 +298,37 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   });
 
   const Out out{log_p->typed_data(), field->typed_data(), laplacian->typed_data()};
+  const int lanes = target->lanes, tiles = (n + lanes - 1) / lanes;
   std::vector<int> index(n);
   std::iota(index.begin(), index.end(), 0);
-  const int lanes = target->lanes, tiles = (n + lanes - 1) / lanes;
-  const auto size = [=](int64_t tile) { return std::min<int>(lanes, n - tile * lanes); };
-  std::vector<int> places(n);
+  std::vector<int> place(n);  // leaves
+  if (law.skips && queries.shared) law.skips = pays(law, queries, *target);
   for (bool leaves : {false, true}) {  // neighbors side by side, so that they leave out the same rows
-    if (!law.skips || tiles == 1 || k * law.leaves < 4) break;
+    if (!law.skips || tiles == 1) break;
     in_parallel(pool, tiles, [&](int64_t tile) {
-      const int *some = &index[tile * lanes];
+      const int *some = &index[tile * lanes], count = std::min<int>(lanes, n - tile * lanes);
       int found[16];
-      if (leaves) for (int l = 0; l < size(tile); l++) found[l] = places[some[l]];
-      target->nearest(law, queries, some, size(tile), found, leaves);
-      for (int l = 0; l < size(tile); l++) places[some[l]] = found[l];
+      if (leaves) for (int l = 0; l < count; l++) found[l] = place[some[l]] / law.leaves;
+      target->nearest(law, queries, some, count, found, leaves);
+      for (int l = 0; l < count; l++) place[some[l]] = leaves ? found[l] : found[l] * law.leaves;
     });
-    std::stable_sort(index.begin(), index.end(), [&](int i, int j) { return places[i] < places[j]; });
+    index = sorted(index, place, k * law.leaves);
   }
-  in_parallel(pool, tiles, [&](int64_t tile) {
-    target->jet(law, queries, &index[tile * lanes], size(tile), out, order);
-  });
+  std::vector<char> poor(n);
+  std::vector<int> later;
+  for (Care care : {GUESS, GRIDS, ROWS, DOUBLES}) {  // what is poor is done again, in tiles of its own
+    if ((care == GUESS && !(careful && d > WIDE)) || (care == GRIDS && law.grids.empty())) continue;
+    if (care == DOUBLES) index.insert(index.end(), later.begin(), later.end());
+    const int some = index.size(), tiles = (some + lanes - 1) / lanes;
+    const int together = std::clamp<int>(tiles / (8 * std::max<int64_t>(1, pool.num_threads())), 1, 16);
+    in_parallel(pool, (tiles + together - 1) / together, [&](int64_t part) {
+      const int start = part * together * lanes;
+      target->jet(law, queries, &index[start], std::min(together * lanes, some - start), out, order, care, poor.data());
+    });
+    const auto middle = std::stable_partition(index.begin(), index.end(), [&](int i) { return poor[i] == (care != GUESS); });
+    if (care == GUESS) later.assign(middle, index.end());
+    index.erase(middle, index.end());
+  }
   return xla::ffi::Error::Success();
 }
 

@@ -32,7 +32,7 @@ struct Law {
   std::vector<Grid> grids;  // of every block, or none at all
   std::vector<int> filled;
   bool skips, careful;
-  float share, negligible;  // of the density that may be missed, and its log2 for a block
+  float share, negligible, tiny;  // of the density that may be missed, and its log2 for a leaf and for a row
 };
 
 struct Queries {
@@ -45,13 +45,16 @@ struct Out {
   float *log_p, *field, *laplacian;
 };
 
-// Of up to `lanes` queries, whose numbers `index` lists: their jets, or the block that each is nearest to; once that is
-// known, its nearest leaf.
+enum Care { GUESS, GRIDS, ROWS, DOUBLES };  // which queries need doubles; rows in place of grids, doubles of floats
+
+// Of queries whose numbers `index` lists: their jets, and which of them are poor and need more care. Of up to `lanes` of them: the block that each is nearest to, once
+// that is known its nearest leaf, and how many rows they look at together where leaves are left out.
 struct Target {
   const char *name;
   int lanes;
-  void (*jet)(const Law &, const Queries &, const int *index, int count, const Out &, int order);
+  void (*jet)(const Law &, const Queries &, const int *index, int count, const Out &, int order, Care, char *poor);
   void (*nearest)(const Law &, const Queries &, const int *index, int count, int *place, bool leaves);
+  double (*counted)(const Law &, const Queries &, const int *index, int count);
 };
 
 extern const Target avx512, avx2, generic;
