@@ -424,7 +424,8 @@ template <class T, int ORDER> struct Jet {
         if (r == 0 && step < filled) counts = leaf_counts(b * law.leaves, threshold);
         if (r + step < filled && !any_less(counts, next) && !any_less(next, counts)) continue;
         const float *expanded = rough.z ? &law.expanded[first + from] : nullptr;
-        const Rows rows{law.rows + (first + from) * d, &bias[first + from], nullptr, std::min(r + step, filled) - from, expanded};
+        const int count = std::min(r + step, filled) - from;
+        const Rows rows{law.rows + (first + from) * d, &bias[first + from], nullptr, count, expanded};
         if (any_less(F{}, counts)) add_part(rows, counts);
         from = r + step, counts = next;
       }
@@ -491,7 +492,7 @@ struct Bounds {
   const Law &law;
   Seen<float> seen;
   std::vector<Aligned<F>> above, own;
-  F below, wrong;  // wrong: in float, a guess at a logit's rounding: the nearest row at a third of the mean squared distance
+  F below, wrong;  // wrong: a guess at a logit's rounding, with the nearest row at a third of the mean squared distance
 
   explicit Bounds(const Law &law) : law(law), seen(law.columns), above(law.blocks), own(law.blocks) {}
 
@@ -506,17 +507,50 @@ struct Bounds {
       }
       below = most(below, own[b].v);
     }
-    if (!law.skips || law.leaves == 1) return;
+    if (law.skips && law.leaves > 1) look_closer(tile);
+  }
+
+  // Rows of the leaf that a lane is nearest to, in the blocks that are nearest to it: each one's weight is a bound below.
+  void look_closer(const Tile<float> &tile) {
     const F best = below - 1.0f;
+    F closest = splat(-INFINITY);
+    I leaf = I{} - 1;
     for (int b = 0; b < law.blocks; b++) {
       if (!any_less(best, own[b].v)) continue;
       look(law, b, tile, seen);
       for (int i = b * law.leaves; i < (b + 1) * law.leaves; i++) {
         F high, low;
         bounds(law.leaf, i, law.columns, seen, high, low);
-        below = best < own[b].v ? most(below, low) : below;  // as if every lane were alone
+        low = best < own[b].v ? low : splat(-INFINITY);  // as if every lane were alone
+        leaf = closest < low ? I{} + i : leaf;
+        closest = most(closest, low);
       }
     }
+    below = most(below, closest);
+    for (int l = 0; l < W; l++) {
+      const int i = leaf[l], b = i / law.leaves, first = i % law.leaves * LEAF;
+      bool known = i < 0;
+      for (int k = 0; k < l; k++) known |= leaf[k] == i;
+      if (known) continue;
+      look(law, b, tile, seen);
+      const F top = greatest_row(b, first, std::min(first + LEAF, law.filled[b]));
+      below = leaf == I{} + i ? most(below, top) : below;
+    }
+  }
+
+  F greatest_row(int b, int first, int last) const {
+    const int d = law.columns;
+    F top = splat(-INFINITY);
+    for (int r = first; r < last; r++) {
+      const float *row = law.rows + ((size_t)b * law.height + r) * d;
+      F squared = {};
+      for (int j = 0; j < d; j++) {
+        const F t = seen.z[j].v - seen.e[j].v * row[j];
+        squared += t * t;
+      }
+      top = most(top, seen.norm + law.bias[(size_t)b * law.height + r] - squared);
+    }
+    return top;
   }
 
   unsigned lost() const {  // lanes whose digits float will hardly keep
@@ -576,7 +610,8 @@ void in_order(const Law &law, const Queries &q, const int *index, int count, con
   else all_tiles<float, ORDER>(law, q, index, count, out, care, poor);
 }
 
-void run(const Law &law, const Queries &q, const int *index, int count, const Out &out, int order, Care care, char *poor) {
+void run(const Law &law, const Queries &q, const int *index, int count, const Out &out, int order, Care care,
+         char *poor) {
   if (order == 0) in_order<0>(law, q, index, count, out, care, poor);
   if (order == 1) in_order<1>(law, q, index, count, out, care, poor);
   if (order == 2) in_order<2>(law, q, index, count, out, care, poor);
@@ -593,13 +628,12 @@ double counted(const Law &law, const Queries &q, const int *index, int count) {
   double rows = 0;
   for (int b = 0; b < law.blocks; b++) {
     if (!any_less(threshold, known.above[b].v)) continue;
-    if (law.grids.size() && law.grids[b].bias.size()) {
-      rows += law.grids[b].bias.size();
-      continue;
-    }
+    const int filled = law.filled[b], all = law.points(b);
     look(law, b, tile, jet.near);
-    for (int r = 0; r < law.filled[b]; r += LEAF)
-      if (any_less(F{}, jet.leaf_counts(b * law.leaves + r / LEAF, threshold))) rows += std::min(LEAF, law.filled[b] - r);
+    for (int r = 0; r < filled; r += LEAF) {  // a grid is looked at as a whole
+      const bool counts = any_less(F{}, jet.leaf_counts(b * law.leaves + r / LEAF, threshold));
+      rows += all < filled ? double(all) * std::min(LEAF, filled - r) / filled : counts * std::min(LEAF, filled - r);
+    }
   }
   return rows;
 }

@@ -226,16 +226,17 @@ bool pays(const Law &law, const Queries &queries, const Target &target) {
   constexpr float LOOKS = 32;  // rows, about, whose work a look at a block is
   const int d = law.columns, total = law.blocks * law.leaves;
   double dense = 0, sparse = 0;
-  for (int b = 0; b < law.blocks; b++) dense += law.grids.size() && law.grids[b].bias.size() ? law.grids[b].bias.size() : law.filled[b];
+  for (int b = 0; b < law.blocks; b++) dense += law.points(b);
   uint32_t bits = 1;
+  int tiles = 0;
   for (int tile = 0; tile < TILES; tile++) {
     const int leaf = (int64_t)total * tile / TILES, b = leaf / law.leaves, filled = law.filled[b];
+    const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
     std::vector<float> x(LANES * d);
     std::vector<int> index(LANES);
-    if (!filled) return true;
+    if (!filled) continue;
     for (int l = 0; l < LANES; l++) {
       const float *row = law.rows + ((size_t)b * law.height + (leaf % law.leaves * LEAF + 4 * l) % filled) * d;
-      const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
       index[l] = l;
       for (int i = 0; i < d; i++) {
         float at = basis ? 0 : row[i];
@@ -247,9 +248,11 @@ bool pays(const Law &law, const Queries &queries, const Target &target) {
     }
     Queries tried = queries;
     tried.x = x.data();
-    for (int l = 0; l < LANES; l += target.lanes) sparse += target.counted(law, tried, &index[l], target.lanes) * target.lanes / LANES;
+    for (int l = 0; l < LANES; l += target.lanes)
+      sparse += target.counted(law, tried, &index[l], target.lanes) * target.lanes / LANES;
+    tiles++;
   }
-  return sparse / TILES + LOOKS * law.blocks < 0.9 * dense;
+  return tiles && sparse / tiles + LOOKS * law.blocks < 0.9 * dense;
 }
 
 // `index` in the order of `place`, of which there are `places`; what is equal keeps its order.
@@ -325,7 +328,8 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
       const int start = part * together * lanes;
       target->jet(law, queries, &index[start], std::min(together * lanes, some - start), out, order, care, poor.data());
     });
-    const auto middle = std::stable_partition(index.begin(), index.end(), [&](int i) { return poor[i] == (care != GUESS); });
+    const auto stays = [&](int i) { return poor[i] == (care != GUESS); };
+    const auto middle = std::stable_partition(index.begin(), index.end(), stays);
     if (care == GUESS) later.assign(middle, index.end());
     index.erase(middle, index.end());
   }

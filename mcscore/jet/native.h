@@ -32,6 +32,8 @@ struct Law {
   std::vector<Grid> grids;  // of every block, or none at all
   std::vector<int> filled;
   bool skips, careful;
+  int points(int b) const { return grids.size() && grids[b].bias.size() ? grids[b].bias.size() : filled[b]; }
+
   float share, negligible, tiny;  // of the density that may be missed, and its log2 for a leaf and for a row
 };
 
