@@ -358,6 +358,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mcscore_stream, stream,
                                   .Attr<bool>("careful")  // double where float loses digits
                                   .Attr<std::string_view>("target"));
 
+double mcscore_loop(int columns, int repeats) { return targets()[0]->loop(columns, repeats); }
+
 // The names of what this processor can do, best first, separated by spaces.
 const char *mcscore_targets() {
   static const std::string names = [] {

@@ -57,6 +57,7 @@ struct Target {
   void (*jet)(const Law &, const Queries &, const int *index, int count, const Out &, int order, Care, char *poor);
   void (*nearest)(const Law &, const Queries &, const int *index, int count, int *place, bool leaves);
   double (*counted)(const Law &, const Queries &, const int *index, int count);
+  double (*loop)(int columns, int repeats);  // pairs of queries and rows: what the processor can do, for benchmarks
 };
 
 extern const Target avx512, avx2, generic;

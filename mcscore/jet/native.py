@@ -19,25 +19,42 @@ from jaxtyping import Array, Float
 
 
 @cache
+def _library() -> ctypes.CDLL | None:
+    files = [Path(__file__).with_name(f"_native{suffix}") for suffix in EXTENSION_SUFFIXES]
+    found = next((file for file in files if file.exists()), None)
+    try:
+        return ctypes.CDLL(str(found)) if found else None
+    except OSError as error:  # built for another machine
+        warnings.warn(f"the native kernel cannot be loaded, XLA is used: {error}", stacklevel=2)
+        return None
+
+
+@cache
 def targets() -> tuple[str, ...]:
     """Return the instruction sets that the kernel can use here, best first; none where it was not built.
 
     >>> set(targets()) <= {"avx512", "avx2", "generic"}
     True
     """
-    files = [Path(__file__).with_name(f"_native{suffix}") for suffix in EXTENSION_SUFFIXES]
-    found = next((file for file in files if file.exists()), None)
-    if found is None:
+    library = _library()
+    if library is None:
         return ()
     try:
-        library = ctypes.CDLL(str(found))
         handler = jax.ffi.pycapsule(library.mcscore_stream)
         jax.ffi.register_ffi_target("mcscore_stream", handler, platform="cpu")
-    except Exception as error:  # built for another machine, or another JAX
+    except Exception as error:  # built for another JAX
         warnings.warn(f"the native kernel cannot be loaded, XLA is used: {error}", stacklevel=2)
         return ()
     library.mcscore_targets.restype = ctypes.c_char_p
     return tuple(library.mcscore_targets().decode().split())
+
+
+def loop(columns: int, repeats: int) -> float:
+    """Run the innermost loop on one thread, with nothing to wait for; return its pairs of queries and rows."""
+    library = _library()
+    assert library is not None
+    library.mcscore_loop.restype = ctypes.c_double
+    return library.mcscore_loop(columns, repeats)
 
 
 def names() -> tuple[str, ...]:
