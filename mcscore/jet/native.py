@@ -50,7 +50,7 @@ def targets() -> tuple[str, ...]:
 
 
 def loop(columns: int, repeats: int) -> float:
-    """Run the innermost loop on one thread, with nothing to wait for; return its pairs of queries and rows."""
+    """Run the innermost loop alone, on one thread; return its number of pairs of queries and rows."""
     library = _library()
     assert library is not None
     library.mcscore_loop.restype = ctypes.c_double
