@@ -492,22 +492,21 @@ struct Bounds {
   const Law &law;
   Seen<float> seen;
   std::vector<Aligned<F>> above, own;
-  F below, wrong;  // wrong: a guess at a logit's rounding, with the nearest row at a third of the mean squared distance
+  F below;
 
-  explicit Bounds(const Law &law) : law(law), seen(law.columns), above(law.blocks), own(law.blocks) {}
+  bool closer;
+
+  Bounds(const Law &law, bool closer)
+      : law(law), seen(law.columns), above(law.blocks), own(law.blocks), closer(closer && law.leaves > 1) {}
 
   void find(const Tile<float> &tile) {
     below = splat(-INFINITY);
     for (int b = 0; b < law.blocks; b++) {
       look(law, b, tile, seen);
       bounds(law.whole, b, law.columns, seen, above[b].v, own[b].v);
-      if (law.columns > WIDE) {
-        const F squared = (seen.norm + law.whole.mass[b] - own[b].v) / 3.0f;
-        wrong = below < own[b].v ? rounding(squared, squares(seen), law.columns) : wrong;
-      }
       below = most(below, own[b].v);
     }
-    if (law.skips && law.leaves > 1) look_closer(tile);
+    if (closer) look_closer(tile);
   }
 
   // Rows of the leaf that a lane is nearest to, in the blocks that are nearest to it: each one's weight is a bound below.
@@ -553,12 +552,6 @@ struct Bounds {
     return top;
   }
 
-  unsigned lost() const {  // lanes whose digits float will hardly keep
-    unsigned lanes = 0;
-    for (int l = 0; l < W; l++) lanes |= unsigned(wrong[l] > 0.7f * POOR) << l;
-    return lanes;
-  }
-
   F reference() const { return below - (4e-7f * law.columns) * most(below, -below); }  // float rounded both bounds
   F threshold() const { return reference() + law.negligible; }
 };
@@ -592,14 +585,14 @@ void all_tiles(const Law &law, const Queries &q, const int *index, int count, co
   FlushToZero flush;
   Tile<float> tile(law.columns);
   Tile<T> exact(law.columns);
-  Bounds known(law);
+  Bounds known(law, law.skips);
   Jet<T, ORDER> jet(law, exact);
   for (; count > 0; index += W, count -= W) {
     const int some = std::min(W, count);
     load(law, q, index, some, tile);
     load(law, q, index, some, exact);
     known.find(tile);
-    const unsigned lanes = care == GUESS ? known.lost() : one_tile(jet, q, index, some, known, out, care == GRIDS);
+    const unsigned lanes = one_tile(jet, q, index, some, known, out, care == GRIDS);
     for (int l = 0; l < some; l++) poor[index[l]] = lanes >> l & 1;
   }
 }
@@ -620,7 +613,7 @@ void run(const Law &law, const Queries &q, const int *index, int count, const Ou
 // Rows that are looked at for a tile where leaves are left out.
 double counted(const Law &law, const Queries &q, const int *index, int count) {
   Tile<float> tile(law.columns);
-  Bounds known(law);
+  Bounds known(law, true);
   load(law, q, index, count, tile);
   known.find(tile);
   Jet<float, 0> jet(law, tile);

@@ -318,19 +318,15 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
     index = sorted(index, place, k * law.leaves);
   }
   std::vector<char> poor(n);
-  std::vector<int> later;
-  for (Care care : {GUESS, GRIDS, ROWS, DOUBLES}) {  // what is poor is done again, in tiles of its own
-    if ((care == GUESS && !(careful && d > WIDE)) || (care == GRIDS && law.grids.empty())) continue;
-    if (care == DOUBLES) index.insert(index.end(), later.begin(), later.end());
+  for (Care care : {GRIDS, ROWS, DOUBLES}) {  // what is poor is done again, in tiles of its own
+    if (care == GRIDS && law.grids.empty()) continue;
     const int some = index.size(), tiles = (some + lanes - 1) / lanes;
     const int together = std::clamp<int>(tiles / (8 * std::max<int64_t>(1, pool.num_threads())), 1, 16);
     in_parallel(pool, (tiles + together - 1) / together, [&](int64_t part) {
       const int start = part * together * lanes;
       target->jet(law, queries, &index[start], std::min(together * lanes, some - start), out, order, care, poor.data());
     });
-    const auto stays = [&](int i) { return poor[i] == (care != GUESS); };
-    const auto middle = std::stable_partition(index.begin(), index.end(), stays);
-    if (care == GUESS) later.assign(middle, index.end());
+    const auto middle = std::remove_if(index.begin(), index.end(), [&](int i) { return !poor[i]; });
     index.erase(middle, index.end());
   }
   return xla::ffi::Error::Success();

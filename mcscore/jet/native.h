@@ -47,7 +47,7 @@ struct Out {
   float *log_p, *field, *laplacian;
 };
 
-enum Care { GUESS, GRIDS, ROWS, DOUBLES };  // which queries need doubles; rows in place of grids, doubles of floats
+enum Care { GRIDS, ROWS, DOUBLES };  // rows in place of grids, doubles in place of floats
 
 // Of queries whose numbers `index` lists: their jets, and which of them are poor and need more care. Of up to `lanes` of them: the block that each is nearest to, once
 // that is known its nearest leaf, and how many rows they look at together where leaves are left out.
