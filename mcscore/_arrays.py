@@ -5,8 +5,11 @@ Functions of a table take both: for NumPy nothing is compiled and float64 is kep
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+A, B = TypeVar("A"), TypeVar("B")
 CHUNK = 20_000  # rows: their temporaries stay in the cache
 STREAM = 0x6D637363  # keeps the library's random numbers apart from a user's ``default_rng(0)``
 
@@ -35,6 +39,39 @@ def on_device(arrays: Any, dtype: Any = None) -> Any:
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype or float)
     return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), arrays))
+
+
+def side_by_side(work: Callable[[A], B], jobs: Iterable[A]) -> list[B]:
+    """Return ``work(job)`` for every job, on a CPU several at once: XLA's loops leave cores idle.
+
+    JAX's settings belong to a thread: the caller's double precision and device hold in all of them.
+    """
+    threads = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
+
+    def settled(job: A) -> B:
+        with ExitStack() as settings:
+            settings.enter_context(enable_x64(x64))
+            if device is not None:
+                settings.enter_context(jax.default_device(device))
+            return work(job)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(settled, jobs))
+
+
+def rung(size: int, digits: int = 4) -> int:
+    """Return the least number of so many binary ``digits`` that is at least ``size``.
+
+    With four digits it is at most an eighth more. Shapes on such a ladder let tables of about one size share
+    compiled programs.
+
+    >>> rung(7), rung(100), rung(39_221), rung(100, digits=1)
+    (7, 104, 40960, 128)
+    """
+    step = 1 << max(0, (size - 1).bit_length() - digits)
+    return -(-size // step) * step
 
 
 def in_chunks(function: Callable[[Any], Any], x: Any) -> Any:

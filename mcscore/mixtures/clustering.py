@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import host_generator, on_device
+from mcscore._arrays import host_generator, on_device, rung, side_by_side
 from mcscore.jet.dense import product
 
 FITTING_ROWS = 15_000  # rows on which EM starts, at most
@@ -67,7 +67,7 @@ def clusterings(jobs: Iterable[Job], *, thorough: bool = True) -> list[Clusterin
     Clusters that would hold fewer than five of the rows, too few for any covariance, are closed
     and their rows are drawn from the others. Of large tables EM ends on more rows if ``thorough``.
     """
-    return [_cluster(*job, thorough=thorough) for job in jobs]
+    return side_by_side(lambda job: _cluster(*job, thorough=thorough), jobs)
 
 
 def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarray]:
@@ -91,7 +91,8 @@ def _cluster(
 
     def part(most: int) -> tuple[Array, Array]:
         rows = order[:most]
-        return _padded(scaled(x[rows]), weights[rows] / weights[rows].sum())
+        some = weights[rows] / weights[rows].sum()
+        return _padded(scaled(x[rows]), some, max(1024, rung(len(rows))))
 
     components = _least(number)
     model = _fitted(em_key, *part(FITTING_ROWS), number, components, 30 if whole else 20)
@@ -103,7 +104,12 @@ def _cluster(
         u = 1 - host_generator(row_key).random(len(rows))  # of a row always the same; never zero
         chunks = [slice(i, i + LABELED) for i in range(0, len(rows), LABELED)]
         given = on_device(is_open.astype(np.float32), np.float32)
-        found = [_labels(*_padded(scaled(rows[c]), u[c]), model, given) for c in chunks]
+        # Powers of two: few programs.
+        sizes = [max(1024, 1 << (len(u[c]) - 1).bit_length()) for c in chunks]
+        found = [
+            _labels(*_padded(scaled(rows[c]), u[c], size), model, given)
+            for c, size in zip(chunks, sizes, strict=True)
+        ]
         return np.concatenate(
             [np.asarray(f)[: len(u[c])] for f, c in zip(found, chunks, strict=True)]
         )
@@ -128,9 +134,9 @@ def _least(number: int) -> int:
     return next((padded for padded in PADDED if padded >= number), number)
 
 
-def _padded(rows: np.ndarray, numbers: np.ndarray) -> tuple[Array, Array]:
-    """Return rows (n, d) and a number for each, by zeros lengthened to a power of two, at least 1,024."""
-    more = max(1024, 1 << (len(rows) - 1).bit_length()) - len(rows)
+def _padded(rows: np.ndarray, numbers: np.ndarray, size: int) -> tuple[Array, Array]:
+    """Return rows (n, d) and a number for each, by zeros lengthened to a ``size``."""
+    more = size - len(rows)
     return on_device((np.pad(rows, ((0, more), (0, 0))), np.pad(numbers, (0, more))), np.float32)
 
 

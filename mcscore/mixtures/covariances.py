@@ -6,16 +6,18 @@ variances that its rows share, and the clusters are cut into blocks.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import host_generator
+from mcscore._arrays import host_generator, rung
 from mcscore.jet.blocks import Blocks
 from mcscore.mixtures.layout import bisect, block_size, equal_share, pack
 
 BLURRED = 0.002  # nats by which a cluster's law may change where its rows are thinned
+SMALL = 4096  # rows of a law, over all partitions: below, its shapes are powers of two
 
 
 class Clusters(NamedTuple):
@@ -158,6 +160,18 @@ def _enough(ratios: np.ndarray) -> np.ndarray:
     return np.ceil(spread / (2 * BLURRED))
 
 
+def _to_a_rung(
+    points: np.ndarray, parts: list[np.ndarray], cluster: list[int], digits: int
+) -> tuple[list[np.ndarray], list[int]]:
+    """Return the parts and their clusters, the largest cut in two so that their number is a ``rung``."""
+    sizes = np.array([len(part) for part in parts])
+    largest = np.argsort(-sizes, kind="stable")[: rung(len(parts), digits) - len(parts)]
+    times = np.ones(len(parts), int)
+    times[largest] = np.minimum(sizes[largest], 2)
+    cut = [bisect(points, part, m) for part, m in zip(parts, times.tolist(), strict=True)]
+    return list(chain.from_iterable(cut)), np.repeat(cluster, times).tolist()
+
+
 def clustered_blocks(
     key: Array,
     x: np.ndarray,
@@ -180,7 +194,9 @@ def clustered_blocks(
         most = equal_share(np.array([len(index) for index in kept]), most_rows)
         most = int(np.clip(np.median(shapes.enough), 5, most))  # one number: nothing is padded
         kept = [index[np.argsort(turn[index])[:most]] for index in kept]
-    rows = block_size(np.array([len(part) for part in kept]), rows)
+    sizes = np.array([len(part) for part in kept])
+    small = sizes.sum() <= SMALL  # the fewer rows, the more do programs weigh
+    rows, digits = (min(rows, 32), 1) if small else (block_size(sizes, rows), 4)
     moved, share, parts, cluster, start = [], [], [], [], 0
     for k, (index, whole) in enumerate(zip(kept, clusters.members, strict=True)):
         mass = weights[index] / weights[index].sum()
@@ -192,7 +208,10 @@ def clustered_blocks(
         moved.append(points)
         share.append(mass * weights[whole].sum() / clusters.partitions)
         start += len(index)
+    points = np.concatenate(moved)
+    parts, cluster = _to_a_rung(points, parts, cluster, digits)
     bases, variances = shapes.bases[cluster], shapes.variances[cluster]
-    packed = pack(np.concatenate(moved), np.concatenate(share), parts, variances)
+    height = rung(max(map(len, parts)), digits)
+    packed = pack(points, np.concatenate(share), parts, variances, height)
     centers = clusters.means[cluster] + np.einsum("kd,ked->ke", packed.centers, bases)
     return Blocks(packed.rows, packed.log_weights, centers, bases, packed.variances)

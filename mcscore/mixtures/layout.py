@@ -54,11 +54,21 @@ def block_size(sizes: np.ndarray, most: int) -> int:
 
 
 def pack(
-    x: np.ndarray, weights: np.ndarray, parts: list[np.ndarray], variances: np.ndarray
+    x: np.ndarray,
+    weights: np.ndarray,
+    parts: list[np.ndarray],
+    variances: np.ndarray,
+    height: int | None = None,
 ) -> Blocks:
-    """Return the rows ``x[part]`` of every part as one padded block each, neighbors side by side in it."""
-    parts = [np.concatenate(bisect(x, part, max(1, -(-len(part) // LEAF)), LEAF)) for part in parts]
-    shape = len(parts), max(map(len, parts))
+    """Return the rows ``x[part]`` of every part as one padded block each, neighbors side by side in it.
+
+    Blocks have a ``height`` of rows, by default that of the largest part.
+    """
+    if max(map(len, parts)) > 4 * LEAF:  # smaller blocks are left out as a whole
+        parts = [
+            np.concatenate(bisect(x, part, max(1, -(-len(part) // LEAF)), LEAF)) for part in parts
+        ]
+    shape = len(parts), height or max(map(len, parts))
     rows, log_weights = np.zeros((*shape, x.shape[1])), np.full(shape, -np.inf)
     # Centers are rounded to float32 first, so that row = center + remainder holds in float32 too.
     centers = np.stack([x[part].mean(0) for part in parts]).astype(np.float32).astype(np.float64)

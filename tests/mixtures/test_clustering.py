@@ -25,7 +25,7 @@ def known(n, d=3, seed=0):
 
 def fit(x, number, weights=None, iterations=200, key=KEY):
     weights = equal_weights(x) if weights is None else weights / weights.sum()
-    padded = clustering._padded(x, weights)
+    padded = clustering._padded(x, weights, 1 << len(x).bit_length())
     return clustering._fitted(key, *padded, number, clustering._least(number), iterations)
 
 
@@ -79,7 +79,8 @@ def test_rows_of_weight_two_are_two_rows():
     start = fit(x, 5, iterations=1)
     models = []
     for rows, w in ((x, weights / weights.sum()), (repeated, equal_weights(repeated))):
-        models.append(clustering._continued(*clustering._padded(rows, w), start, 10))
+        padded = clustering._padded(rows, w, 1 << len(rows).bit_length())
+        models.append(clustering._continued(*padded, start, 10))
     for a, b in zip(*models, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
 
