@@ -284,7 +284,16 @@ def _iterated(model: Components, chunks: tuple[Array, Array], iterations: int) -
 @jax.jit
 def _labels(x: Array, u: Array, model: Components, is_open: Array) -> Array:
     """Return a cluster for every row, the open component at level ``u``, in (0, 1], of its posterior."""
-    joint = jnp.where(is_open[None] > 0, log_joint(x, model), -jnp.inf)
-    shares = jnp.exp(joint - jnp.max(joint, 1, keepdims=True))
-    level = jnp.cumsum(shares, 1)
-    return jnp.sum(level < u[:, None] * level[:, -1:], 1)
+    k = len(model.means)
+    up_to = jnp.triu(jnp.ones((k, k), x.dtype))
+
+    def part(given: tuple[Array, Array]) -> Array:
+        x, u = given
+        joint = jnp.where(is_open[None] > 0, log_joint(x, model), -jnp.inf)
+        shares = jnp.exp(joint - jnp.max(joint, 1, keepdims=True))
+        level = product(shares, up_to)  # their sums so far
+        return jnp.sum(level < u[:, None] * level[:, -1:], 1)
+
+    n, d = x.shape
+    rows = min(n, max(256, 1 << (WORK // (k * d)).bit_length() - 1))  # powers of two, as n is
+    return jax.lax.map(part, (x.reshape(-1, rows, d), u.reshape(-1, rows))).reshape(n)
