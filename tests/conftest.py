@@ -1,6 +1,7 @@
 """Strict by default: float64, no silent promotion, every shape annotation checked at run time.
 
-``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked.
+``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked; ``MCSCORE_KERNEL=xla``
+as if the native kernel had not been built.
 
 Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
 optimized little (float32) or not (float64). The README's (``test_structure.py``) is compiled as by users.
@@ -42,6 +43,12 @@ if X64:
     install_import_hook(
         "mcscore", "beartype.beartype"
     )  # stays: modules are imported when first used
+
+
+if os.environ.get("MCSCORE_KERNEL") == "xla":
+    from mcscore.jet import native
+
+    native.targets = tuple
 
 
 def pytest_collection_modifyitems(items):
