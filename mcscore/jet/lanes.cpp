@@ -290,6 +290,16 @@ void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
       Vec<T> s = seen.shifted[i].v;
       for (int j = 0; j < d; j++) seen.y[j].v += s * T(basis[i * d + j]);
     }
+  if (law.norm.size()) {
+    for (int j = 0; j < d; j++) {
+      const Vec<T> scale = splat(T(law.scale[b * d + j]));
+      seen.precision[j].v = scale * scale * T(1.3862943611198906);  // 2 ln 2
+      seen.z[j].v = scale * seen.y[j].v;
+      seen.e[j].v = scale * tile.alpha;
+    }
+    seen.norm = splat(T(law.norm[b]));
+    return;
+  }
   Vec<T> squared = tile.alpha * tile.alpha, norm = {};
   F product = splat(1.0f);
   for (int j = 0; j < d; j++) {

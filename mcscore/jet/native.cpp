@@ -170,10 +170,16 @@ void measure(Law &law, const float *log_weights, const Queries &queries, int b) 
       const int r = l * LEAF, some = std::max(0, std::min(LEAF, filled - r));
       measure_box(law.leaf, (size_t)b * law.leaves + l, d, rows + (size_t)r * d, &weight[r], some, top);
     }
-  if (!queries.shared || !filled) return;
-  const float alpha = queries.alpha[0];
-  for (int j = 0; j < d; j++)
-    scale[j] = 0.72134752f * alpha * alpha / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
+  if (!queries.shared) return;
+  const double alpha = queries.alpha[0];
+  law.norm[b] = -1.3257480647361593 * d;  // log2(2 pi) / 2
+  for (int j = 0; j < d; j++) {
+    const double precision = 1 / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
+    law.scale[b * d + j] = std::sqrt(0.72134752044448170 * precision);  // 1 / (2 ln 2)
+    law.norm[b] += std::log2(precision) / 2;
+    scale[j] = 0.72134752f * alpha * alpha * precision;
+  }
+  if (!filled) return;
   for (int r = 0; r < filled; r++) {
     float length = 0;
     for (int j = 0; j < d; j++) length += scale[j] * rows[r * d + j] * rows[r * d + j];
@@ -283,7 +289,10 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   const float *time = times.typed_data();
   const Queries queries{n, x.typed_data(), time, time + m, time + 2 * m, time + 3 * m, time + 4 * m, m == 1};
   law.bias.resize((size_t)k * r), law.filled.resize(k), law.expands.resize(k);
-  if (queries.shared) law.expanded.resize((size_t)k * r), law.radius.resize(k);
+  if (queries.shared) {
+    law.expanded.resize((size_t)k * r), law.radius.resize(k);
+    law.scale.resize((size_t)k * d), law.norm.resize(k);
+  }
   law.careful = careful;
   law.skips = share > 0;
   law.leaves = (r + LEAF - 1) / LEAF;

@@ -28,6 +28,7 @@ struct Law {
   int leaves = 1;          // of a block, each of LEAF rows
   Boxes whole, leaf;       // of blocks and of leaves
   std::vector<float> bias, expanded, radius;  // log2 weights; less |e m|^2; the largest |e m|^2 of a block
+  std::vector<double> scale, norm;  // of every block, z / y and log2 of the normalizer, where all queries have one time
   std::vector<char> expands;
   std::vector<Grid> grids;  // of every block, or none at all
   std::vector<int> filled;
