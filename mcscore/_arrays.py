@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib import import_module
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -17,7 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-A, B = TypeVar("A"), TypeVar("B")
+# Below 0.8 in a module of its own.
+enable_x64: Any = (jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")).enable_x64
+A = TypeVar("A")
+B = TypeVar("B")
 CHUNK = 20_000  # rows: their temporaries stay in the cache
 STREAM = 0x6D637363  # keeps the library's random numbers apart from a user's ``default_rng(0)``
 
@@ -47,8 +51,8 @@ def side_by_side(work: Callable[[A], B], jobs: Iterable[A]) -> list[B]:
     JAX's settings belong to a thread: the caller's double precision and device hold in all of them.
     """
     threads = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
-    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
+    config: Any = jax.config
+    x64, device = config.jax_enable_x64, config.jax_default_device
 
     def settled(job: A) -> B:
         with ExitStack() as settings:

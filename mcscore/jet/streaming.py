@@ -11,6 +11,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from mcscore._arrays import enable_x64
 from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.dense import block_jet
@@ -129,7 +130,7 @@ def _with_care(plain: Callable, operands: Any, blocks: Blocks) -> Jet:
     """Return ``plain`` of the operands, evaluated in float64 where float32 would lose digits."""
 
     def in_double(operands: Any, blocks: Blocks) -> Jet:
-        with _enable_x64(True):
+        with enable_x64(True):
             return _cast(plain(_cast(operands, jnp.float64), blocks), jnp.float32)
 
     x, alpha, variance, _ = operands
@@ -181,12 +182,6 @@ def loses_digits(x_t: Array, alpha: Array, variance: Array, blocks: Blocks) -> A
     precision = 1 / (alpha**2 * blocks.variances.min() + variance)
     reach = jnp.max(jnp.sum(x_t**2, 1)) + jnp.max(alpha**2) * jnp.max(jnp.sum(blocks.centers**2, 1))
     return jnp.max(precision) * reach * 2.0**-24 > 1e-4
-
-
-if hasattr(jax, "enable_x64"):
-    _enable_x64 = jax.enable_x64
-else:  # jax < 0.8
-    from jax.experimental import enable_x64 as _enable_x64  # type: ignore[attr-defined]
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

@@ -124,11 +124,11 @@ def test_a_grid_stands_for_the_rows_of_few_columns(d):
         np.float32
     )
     exact = Evaluation(kernel="native", negligible=0.0)
-    for s in (10.0, 0.7, 0.3):
+    for s in (30.0, 10.0, 0.7, 0.3):
         quick, slow = (
             stream(q, 1.0, s**2, law.blocks, evaluation=e) for e in (Evaluation(), exact)
         )
-        assert s < 1 or np.abs(quick.log_p - slow.log_p).max() > 0  # another sum
+        assert s < 30 or np.abs(quick.log_p - slow.log_p).max() > 0  # another sum
         np.testing.assert_allclose(quick.log_p, slow.log_p, atol=5e-5, rtol=2e-6)
         close(quick.field, slow.field, 2e-5)
 
