@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Array
 
 # Below 0.8 in a module of its own.
-enable_x64: Any = (jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")).enable_x64
+enable_x64: Any = (
+    jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
+).enable_x64
 A = TypeVar("A")
 B = TypeVar("B")
 CHUNK = 20_000  # rows: their temporaries stay in the cache
