@@ -28,6 +28,7 @@ class Table:
         kinds: "real", "integer" or "boolean": how each column came.
         dtype: Precision of what is computed from the table: its own, float32 unless x64 is enabled.
         name: What errors call the table: the argument, or the file that it came from.
+        kept: Which of the rows given have a positive weight.
     """
 
     values: Float[np.ndarray, "n d"]
@@ -36,6 +37,7 @@ class Table:
     kinds: tuple[str, ...]
     dtype: Any
     name: str
+    kept: np.ndarray
 
     @classmethod
     def of(
@@ -86,9 +88,10 @@ class Table:
         floating = np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize >= 4
         dtype = jax.dtypes.canonicalize_dtype(array.dtype if floating else np.float64)
         share = _checked_weights(weights, len(values))
-        if (share == 0).any():
-            values, share = values[share > 0], share[share > 0]
-        table = cls(values, share, names, kinds, dtype, name)
+        kept = share > 0
+        if not kept.all():
+            values, share = values[kept], share[kept]
+        table = cls(values, share, names, kinds, dtype, name, kept)
         table._check_values()
         return table
 
@@ -192,9 +195,16 @@ def _describe(x: Any) -> str:
     return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
 
 
-def two_tables(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Table, Table]:
+def two_tables(
+    x: Any,
+    y: Any,
+    names: tuple[str, str] = ("x", "y"),
+    weights: tuple[Any, Any] = (None, None),
+) -> tuple[Table, Table]:
     """Return two tables, checked to have the same number of columns."""
-    first, second = (Table.of(a, name=name) for a, name in zip((x, y), names, strict=True))
+    first, second = (
+        Table.of(a, own, name=name) for a, own, name in zip((x, y), weights, names, strict=True)
+    )
     if first.values.shape[1] != second.values.shape[1]:
         shapes = f"{first.values.shape}, {second.values.shape}"
         raise ValueError(

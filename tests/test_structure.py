@@ -233,7 +233,7 @@ SIGNATURES = {
     "refine": "key generator mixture pairs * steps batch_size optimizer progress",
     "fit": FIT,
     "fit_stages": FIT,
-    "mixture": "x * kernel weights frame key block_rows evaluation",
+    "mixture": "x * kernel weights groups frame key block_rows evaluation",
     "load": "path",
 }
 

@@ -1,8 +1,11 @@
 from .affine import Affine as Affine
 from .affine import AffineFrame as AffineFrame
 from .affine import Identity as Identity
+from .copies import merged as merged
 from .frame import Frame as Frame
 from .frame import FrameKind as FrameKind
 from .gaussianize import Gaussianize as Gaussianize
 from .gaussianize import GaussianizedFrame as GaussianizedFrame
-from .ties import dequantized as dequantized
+from .opened import OpenedFrame as OpenedFrame
+from .ties import Placed as Placed
+from .ties import placed as placed

@@ -48,8 +48,7 @@ class AffineFrame(Frame):
         at = np.asarray(columns)
         library = library_of(self.inverse_matrix)
         scale = library.linalg.norm(self.inverse_matrix[:, at], axis=0)
-        ties = None if self.ties is None else self.ties[:, at]
-        frame = AffineFrame(self.shift[at], library.diag(1 / scale), library.diag(scale), ties=ties)
+        frame = AffineFrame(self.shift[at], library.diag(1 / scale), library.diag(scale))
         return frame, self.inverse_matrix[:, at] / scale[None]
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> AffineFrame:
@@ -100,13 +99,12 @@ class Identity(Frame):
     def part(self, columns: Sequence[int], dimension: int) -> tuple[Identity, Any]:
         """Return the columns as they are, see `Frame`."""
         at = np.asarray(columns)
-        ties = None if self.ties is None else self.ties[:, at]
-        return Identity(ties=ties), np.eye(dimension)[:, at]
+        return Identity(), np.eye(dimension)[:, at]
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> AffineFrame:
         """Return the affine frame that gives ``y`` the moments of ``wanted``, see `Frame`."""
         d = np.shape(y)[1]
-        plain = AffineFrame(np.zeros(d), np.eye(d), np.eye(d), ties=self.ties)
+        plain = AffineFrame(np.zeros(d), np.eye(d), np.eye(d))
         return plain.recalibrated(y, wanted)
 
 

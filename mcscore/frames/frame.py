@@ -13,38 +13,33 @@ on them. All of them take NumPy arrays too and keep their float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-
-from mcscore.frames.ties import tied
 
 
 @dataclass(frozen=True)
 class FrameKind:
     """Base of what can be asked for as a frame: a kind that is yet to be fitted, or a fitted frame.
 
-    ``spreads_ties`` says whether ties are to be spread before it is fitted.
+    ``spreads_ties`` says whether ties are to be spread before it is fitted; None leaves it to the kernel.
     """
 
-    spreads_ties: ClassVar[bool] = False
+    spreads_ties: ClassVar[bool | None] = None
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
         """Return the frame fitted to ``x`` (n, d) with row ``weights`` (n,)."""
         raise NotImplementedError
 
+    def with_breaks(self, breaks: tuple[np.ndarray, ...]) -> FrameKind:
+        """Return the kind for columns whose distribution functions bend at ``breaks``, (k,) for each."""
+        return self
+
 
 @dataclass(frozen=True)
 class Frame(FrameKind):
-    """Base of fitted frames.
-
-    Attributes:
-        ties: Tied values of every column and the ends of the interval over which each was spread,
-            (3, d, m), padded with inf; None where nothing was spread. See ``ties``.
-    """
-
-    ties: Any = field(default=None, kw_only=True, repr=False, compare=False)
+    """Base of fitted frames."""
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
         """Return the frame as it is."""
@@ -92,5 +87,5 @@ class Frame(FrameKind):
         raise NotImplementedError
 
     def restore(self, x: Any) -> Any:
-        """Return draws ``x`` (b, d) with every value in the interval of a tie put back on it."""
-        return x if self.ties is None else tied(x, self.ties)
+        """Return draws ``x`` (b, d) made values that the table can have: far tails ended, ties put back."""
+        return x

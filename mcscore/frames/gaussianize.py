@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -109,10 +109,10 @@ class GaussianizedFrame(Frame):
     def part(self, columns: Sequence[int], dimension: int) -> tuple[GaussianizedFrame, Any]:
         """Return the columns' own scores, ``(f_j(x_j) - shift_j) / scale_j``, see `Frame`."""
         at = np.asarray(columns)
-        affine, matrix = replace(self.affine, ties=self.ties).part(columns, dimension)
+        affine, matrix = self.affine.part(columns, dimension)
         tables = (self.knots[at], self.scores[at], self.slopes[at], self.limits[:, at])
         parts = (affine.shift, affine.matrix, affine.inverse_matrix)
-        return GaussianizedFrame(*tables, *parts, ties=affine.ties), matrix
+        return GaussianizedFrame(*tables, *parts), matrix
 
     def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> GaussianizedFrame:
         """Return the frame with its whitening recalibrated, see `Frame`."""
@@ -122,14 +122,14 @@ class GaussianizedFrame(Frame):
         )
 
     def restore(self, x: Any) -> Any:
-        """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order, ties restored."""
+        """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order."""
         library, number = library_of(x), jnp.finfo(x.dtype)
         least, most = limits = like(self.limits, x)[:, None]
         tails = library.abs(limits - like(self.knots, x)[:, [0, -1]].T[:, None])
         room = library.maximum(SQUEEZED * tails, number.eps * library.ptp(limits, 0, keepdims=True))
         beyond = library.clip(library.stack([least - x, x - most]), 0, number.max / 4)  # inf too
         below, above = room * (beyond / (room + beyond))
-        return super().restore(library.clip(x, least, most) + above - below)
+        return library.clip(x, least, most) + above - below
 
     @property
     def _tables(self) -> tuple[Any, Any, Any]:
@@ -149,8 +149,8 @@ class Gaussianize(FrameKind):
     Args:
         knots: Number of knots per column; by default it grows with the number of rows, to one for every
             170 rows and at most 250.
-        dequantize: Spread tied values (integers, a lattice, atoms) uniformly over their gap before
-            anything is fitted, so that likelihood cannot be bought by sharpening on ties.
+        dequantize: Spread tied values (integers, a lattice, atoms) over intervals of their own before
+            anything is fitted, so that likelihood cannot be bought by sharpening on ties, and put draws back.
 
     >>> x = np.exp(np.random.default_rng(0).normal(size=(1000, 1)))
     >>> y = Gaussianize().fit(x).forward(x)
@@ -160,18 +160,27 @@ class Gaussianize(FrameKind):
 
     knots: int | None = None
     dequantize: bool = True
+    breaks: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def spreads_ties(self) -> bool:  # type: ignore[override]
         """Whether ties are to be spread first."""
         return self.dequantize
 
+    def with_breaks(self, breaks: tuple[np.ndarray, ...]) -> Gaussianize:
+        """Return the kind with knots at ``breaks`` too."""
+        return replace(self, breaks=breaks)
+
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> GaussianizedFrame:
         """Return the frame fitted to ``x`` (n, d) with row ``weights``."""
         share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
         size = 1 / np.sum(share**2)
         count = self.knots or int(np.clip(max(1.5 * size**0.35, size / 170), 6, 250))
-        splines = [fit_spline(column, share, count, size) for column in x.T]
+        breaks = self.breaks or ((),) * x.shape[1]
+        splines = [
+            fit_spline(column, share, count, size, np.asarray(at, float))
+            for column, at in zip(x.T, breaks, strict=True)
+        ]
         longest = max(len(knots) for knots, *_ in splines)
         tables = (
             np.stack([pad(part, longest) for part in parts]) for parts in zip(*splines, strict=True)

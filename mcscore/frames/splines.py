@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 TAIL = 3.0  # a: the exponent of the power-law tails is about a / u^2 at score u
+NONE = np.zeros(0)
 VOID = 0.25  # of the density on either side
 
 
@@ -95,9 +96,9 @@ def distribution(x: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def fit_spline(
-    x: np.ndarray, share: np.ndarray, count: int, size: float
+    x: np.ndarray, share: np.ndarray, count: int, size: float, breaks: np.ndarray = NONE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return knots at quantiles, their normal scores, voids opened, and slopes that keep it monotone."""
+    """Return knots at quantiles and ``breaks``, their normal scores, voids opened, and monotone slopes."""
     from scipy.special import ndtr, ndtri
 
     values, levels = distribution(x, share)
@@ -112,6 +113,16 @@ def fit_spline(
         if knots[k] - knots[keep[-1]] >= room:
             keep.append(k)
     knots, scores = knots[keep], scores[keep]
+    breaks = breaks[(breaks > knots[0]) & (breaks < knots[-1])]
+    if len(breaks):  # in place of the knots beside them
+        far = np.abs(knots[:, None] - breaks[None]).min(1) >= room
+        far[[0, -1]] = True
+        at = ndtri(np.interp(breaks, values, levels))
+        order = np.argsort(np.concatenate([knots[far], breaks]), kind="stable")
+        knots = np.concatenate([knots[far], breaks])[order]
+        scores = np.concatenate([scores[far], at])[order]
+        rising = np.append(True, np.diff(np.maximum.accumulate(scores)) > 1e-6)
+        knots, scores = knots[rising], scores[rising]
     if len(knots) < 2:
         knots = np.array([values[0], values[-1]])
         scores = np.array([-edge, edge])

@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore._arrays import is_traced, rounded_up, shapes
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least
-from mcscore.frames import AffineFrame, GaussianizedFrame, Identity
+from mcscore.frames import AffineFrame, GaussianizedFrame, Identity, OpenedFrame
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
 from mcscore.storage import read_tensors, replacing, write_tensors
@@ -33,6 +33,7 @@ from mcscore.storage import read_tensors, replacing, write_tensors
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
 FRAMES = {kind.__name__: kind for kind in (Identity, AffineFrame, GaussianizedFrame)}
+OPENED = ("values", "cells", "rooms", "heights", "lattice")
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
@@ -175,12 +176,15 @@ class Generator:
         """Write everything to one safetensors file, moved into place when complete. No pickle."""
         tensors = {f"params/{k}": v for k, v in flatten_dict(self.params, sep="/").items()}
         tensors |= {f"encoder/{k}": v for k, v in flatten_dict(self.encoder or {}, sep="/").items()}
-        tensors |= {f"frame/{k}": v for k, v in _fields(self.frame).items()}
+        inner = self.frame.inner if isinstance(self.frame, OpenedFrame) else self.frame
+        tensors |= {f"frame/{k}": v for k, v in _fields(inner).items()}
+        if inner is not self.frame:
+            tensors |= {f"opened/{k}": getattr(self.frame, k) for k in OPENED}
         header = dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,
             network=json.dumps(dataclasses.asdict(self.network)),
-            frame=type(self.frame).__name__,
+            frame=type(inner).__name__,
             about=json.dumps(self.about),
             versions=json.dumps({name: _version(name) for name in ("mcscore", "jax", "flax")}),
         )
@@ -240,7 +244,11 @@ def load(path: str | os.PathLike) -> Generator:
         if name not in FRAMES:
             raise ValueError(f"unknown frame {name!r}")
         params = unflatten_dict(_part(tensors, "params/"), sep="/")
+        if "frame/ties" in tensors:
+            raise ValueError("ties as mcscore 0.1 kept them: fit it anew")
         frame = FRAMES[name](**_part(tensors, "frame/"))
+        if opened := _part(tensors, "opened/"):
+            frame = OpenedFrame(**opened, inner=frame)
         encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
         about = json.loads(metadata["about" if "about" in metadata else "settings"])
         if not isinstance(about, dict):
@@ -270,11 +278,15 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
 
 def _check_frame(frame: Any, d: int) -> None:
     """Raise ``ValueError`` unless the frame's arrays fit each other and ``d`` columns."""
-    found = {name: np.shape(value) for name, value in _fields(frame).items()}
+    fields = _fields(frame)
+    if isinstance(frame, OpenedFrame):
+        fields = _fields(fields.pop("inner")) | fields
+    found = {name: np.shape(value) for name, value in fields.items()}
+    tied = (d, *found.get("values", (d, 1))[1:])
     table = (d, *found.get("knots", (d, 0))[1:])
     wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
     wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
-    wanted |= dict(ties=(3, d, *found.get("ties", ())[2:]))
+    wanted |= dict(heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d))
     for name, shape in found.items():
         if shape != wanted[name]:
             raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")

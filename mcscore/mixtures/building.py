@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array
 
 from mcscore._arrays import on_device
 from mcscore._validation import Table, as_key, at_least, of_type
-from mcscore.frames import FrameKind, dequantized
+from mcscore.frames import FrameKind, Placed, merged, placed
 from mcscore.jet import Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
 from mcscore.mixtures.report import Report
@@ -23,6 +22,7 @@ def mixture(
     *,
     kernel: Kernel = Dirac(),
     weights: Any = None,
+    groups: Any = None,
     frame: FrameKind | None = None,
     key: Array | None = None,
     block_rows: int = BLOCK_ROWS,
@@ -30,12 +30,16 @@ def mixture(
 ) -> Mixture:
     """Return the law of the rows of ``x``: one Gaussian (or point) per row.
 
-    Host code, in float64; the result has the precision of ``x`` (float32 unless x64 is enabled).
+    Equal rows are merged into weights; columns that are not continuous have their ties spread, and draws
+    go back to their values. Host code, in float64; the result has the precision of ``x`` (float32 unless
+    x64 is enabled).
 
     Args:
         x: Data, (n, d), anything NumPy can view as a table of finite numbers.
         kernel: Which Gaussian each row carries.
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
+        groups: A label per row, (n,), of rows that belong together (one patient's, one chain's): they are
+            held out together where the law is chosen by held-out likelihood.
         frame: Coordinates of the law (``Identity()``, ``Affine()``, ``Gaussianize()``), fitted to ``x``,
             or a frame fitted elsewhere; by default what ``Auto()`` chooses, else the identity (columns of
             different units need more).
@@ -60,24 +64,48 @@ def mixture(
     of_type(Evaluation, "mcs.jet.Evaluation()", evaluation=evaluation)
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
-    values, share, ties = table.values, {}, None
-    if any(candidate.spreads_ties for candidate in frames):
-        values, share, ties = dequantized(spread_key, values)
-    chosen = kernel.choose(kernel_key, values, table.weights, frames, block_rows)
-    kept = np.isfinite(chosen.blocks.log_weights)
+    labels = _checked_groups(groups, table)
+    kept, weights, copies = merged(table.values, table.weights)
+    values = table.values if len(kept) == len(table.values) else table.values[kept]
+    asked = [frame.spreads_ties for frame in frames]
+    if any(kernel.spreads_ties if spreads is None else spreads for spreads in asked):
+        tables = placed(spread_key, values, weights)
+    else:
+        tables = [Placed.of(values)]
+    if labels is not None:
+        tables = [way._replace(groups=labels[kept]) for way in tables]
+    chosen = kernel.choose(kernel_key, tables, weights, frames, block_rows)
+    full = np.isfinite(chosen.blocks.log_weights)
     report = Report(
-        rows=len(values),
-        columns=values.shape[1],
+        rows=len(table.values),
+        columns=table.values.shape[1],
         kernel=repr(chosen.kernel),
         frame=repr(chosen.frame),
-        blocks=len(kept),
-        padding=1 - float(kept.mean()),
-        tied=share,
+        blocks=len(full),
+        padding=1 - float(full.mean()),
+        copies=copies,
+        tied={j: c.tied for j, c in enumerate(chosen.table.columns) if c is not None and c.tied},
+        kinds={j: c.kind for j, c in enumerate(chosen.table.columns) if c is not None},
         **chosen.evidence,
     )
-    fitted = chosen.fitted if ties is None else replace(chosen.fitted, ties=ties)
+    fitted = chosen.table.frame(chosen.fitted)
     blocks, width, variance = on_device((chosen.blocks, *moments(chosen.blocks)), table.dtype)
     return Mixture(blocks, width, variance, fitted, evaluation, report)
+
+
+def _checked_groups(groups: Any, table: Table) -> np.ndarray | None:
+    """Return the numbers of the groups of the table's rows, (n,)."""
+    if groups is None:
+        return None
+    labels = np.asarray(groups)
+    if labels.shape != table.kept.shape:
+        raise ValueError(
+            f"groups: expected a label for each of {len(table.kept)} rows, got shape {labels.shape}"
+        )
+    numbers = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    if len(np.unique(numbers)) < 2:
+        raise ValueError("groups: expected two groups at least, got one")
+    return numbers[table.kept]
 
 
 def check_law(kernel: Any, frame: Any) -> None:

@@ -38,10 +38,10 @@ LABELED = 2**14  # rows whose clusters are drawn together
 
 
 class Clustering(NamedTuple):
-    """The cluster of every row that was clustered, and a map from any rows to theirs."""
+    """The cluster of every row that was clustered, and a map from any rows and their strata to theirs."""
 
     labels: np.ndarray
-    assign: Callable[[np.ndarray], np.ndarray]
+    assign: Callable[..., np.ndarray]
 
 
 class Components(NamedTuple):
@@ -58,26 +58,59 @@ class Components(NamedTuple):
     roots: Array
 
 
-Job = tuple[np.ndarray, np.ndarray, int, Array]
+Job = tuple[Any, ...]  # rows, their weights, number of clusters, key, and strata, if any
 
 
 def clusterings(jobs: Iterable[Job], *, thorough: bool = True) -> list[Clustering]:
-    """Return a clustering per job (rows, their weights, number of clusters, key).
+    """Return a clustering per job (rows, their weights, number of clusters, key, strata or None).
 
     Clusters that would hold fewer than five of the rows, too few for any covariance, are closed
     and their rows are drawn from the others. Of large tables EM ends on more rows if ``thorough``.
+    Strata, numbered from 0, are clustered one by one, each into its share of clusters, one at least.
     """
     return side_by_side(lambda job: _cluster(*job, thorough=thorough), jobs)
 
 
-def assignments(found: Sequence[Clustering], rows: np.ndarray) -> list[np.ndarray]:
+def assignments(
+    found: Sequence[Clustering], rows: np.ndarray, strata: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Return the clusters of ``rows`` in each of the clusterings, ``found`` among rows like them."""
-    return [one.assign(rows) for one in found]
+    return [one.assign(rows, strata) for one in found]
+
+
+def _by_stratum(
+    x: np.ndarray, weights: np.ndarray, number: int, key: Array, strata: np.ndarray, thorough: bool
+) -> Clustering:
+    found, starts = [], [0]
+    for stratum, own in enumerate(jax.random.split(key, strata.max() + 1)):
+        rows = strata == stratum  # there may be none in this part of a table
+        share = max(1, round(number * weights[rows].sum() / weights.sum()))
+        found.append(_cluster(x[rows], weights[rows], share, own, thorough=thorough))
+        starts.append(starts[-1] + share)
+
+    def joined(parts: Iterable[np.ndarray], strata: np.ndarray) -> np.ndarray:
+        labels = np.zeros(len(strata), int)
+        for stratum, part in enumerate(parts):
+            labels[strata == stratum] = starts[stratum] + part
+        return labels
+
+    def drawn(rows: np.ndarray, strata: np.ndarray) -> np.ndarray:
+        return joined((one.assign(rows[strata == s]) for s, one in enumerate(found)), strata)
+
+    return Clustering(joined((one.labels for one in found), strata), drawn)
 
 
 def _cluster(
-    x: np.ndarray, weights: np.ndarray, number: int, key: Array, *, thorough: bool
+    x: np.ndarray,
+    weights: np.ndarray,
+    number: int,
+    key: Array,
+    strata: np.ndarray | None = None,
+    *,
+    thorough: bool,
 ) -> Clustering:
+    if strata is not None:
+        return _by_stratum(x, weights, number, key, strata, thorough)
     if number == 1:
         return Clustering(_one(x), _one)
     order_key, em_key, row_key = jax.random.split(key, 3)
@@ -100,7 +133,7 @@ def _cluster(
         model = _continued(*part(ENDING_ROWS), model, 5)
     is_open = np.isfinite(np.asarray(model.log_weights))
 
-    def drawn(rows: np.ndarray) -> np.ndarray:
+    def drawn(rows: np.ndarray, _: Any = None) -> np.ndarray:
         u = 1 - host_generator(row_key).random(len(rows))  # of a row always the same; never zero
         chunks = [slice(i, i + LABELED) for i in range(0, len(rows), LABELED)]
         given = on_device(is_open.astype(np.float32), np.float32)
@@ -125,7 +158,7 @@ def _cluster(
         labels = np.where(labels == fewest, drawn(x), labels)
 
 
-def _one(rows: np.ndarray) -> np.ndarray:
+def _one(rows: np.ndarray, _: Any = None) -> np.ndarray:
     return np.zeros(len(rows), int)
 
 

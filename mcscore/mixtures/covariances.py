@@ -28,6 +28,7 @@ class Clusters(NamedTuple):
         means: (k, d).
         covariances: (k, d, d).
         shrunk: The covariances shrunk, (k, d, d).
+        effective: Effective numbers of rows, ``(sum w)^2 / sum w^2``, (k,).
         sizes: Mean squared length of a row in pooled units, (k,).
         root: A square root of the pooled covariance, (d, d).
         partitions: Number of partitions.
@@ -37,6 +38,7 @@ class Clusters(NamedTuple):
     means: np.ndarray
     covariances: np.ndarray
     shrunk: np.ndarray
+    effective: np.ndarray
     sizes: np.ndarray
     root: np.ndarray
     partitions: int
@@ -83,17 +85,20 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     means, covariances = (np.stack(part) for part in zip(*moments, strict=True))
     masses = [weights[index].sum() for index in members]
     values, vectors = np.linalg.eigh(np.average(covariances, axis=0, weights=masses))
-    floor = 1e-6 * np.average(np.var(x, axis=0)) + 1e-12
+    overall = _covariance(x, weights)[1]
+    floor = 1e-6 * np.trace(overall) / len(overall) + 1e-12
     root = _scaled(vectors, np.sqrt(np.maximum(values, floor)))
     inverse = np.linalg.inv(root)
-    amounts, sizes = [], []
+    amounts, sizes, effective = [], [], []
     for index, mean in zip(members, means, strict=True):
         unit, share = (x[index] - mean) @ inverse.T, weights[index] / weights[index].sum()
         amounts.append(ledoit_wolf(unit, share))
+        effective.append(1 / np.sum(share**2))
         sizes.append(max(share @ np.mean(unit**2, 1), 1e-6))
     amount, size = (np.reshape(a, (-1, 1, 1)) for a in (amounts, sizes))
     shrunk = (1 - amount) * covariances + amount * size * (root @ root.T)
-    return Clusters(members, means, covariances, shrunk, np.array(sizes), root, len(partitions))
+    numbers = np.array(effective), np.array(sizes)
+    return Clusters(members, means, covariances, shrunk, *numbers, root, len(partitions))
 
 
 def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
@@ -101,7 +106,7 @@ def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
     root, covariances = clusters.root, clusters.covariances
     kernels, d = h**2 * clusters.shrunk, len(root)
     if preserve:  # enough rows to trust: never wider than the cluster itself
-        trusted = np.array([len(index) >= 5 * d for index in clusters.members])
+        trusted = clusters.effective >= 5 * d
         kernels[trusted] = _narrower(kernels[trusted], covariances[trusted])
     values, bases = np.linalg.eigh(kernels)
     floors = 1e-6 * h**2 * clusters.sizes * (root**2).sum() / d

@@ -22,6 +22,7 @@ and whatever is left open, ``lay_out`` arranges the rows for the streaming evalu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,7 +31,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._validation import Table, at_least
-from mcscore.frames import Frame, FrameKind, Identity
+from mcscore.frames import Frame, FrameKind, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import calibrated
 from mcscore.mixtures.clustering import clusterings
@@ -45,6 +46,7 @@ class Choice(NamedTuple):
     """A law laid out with all rows, nothing left open, and the evidence behind it.
 
     Attributes:
+        table: The table, in the chosen of the ways that its ties were placed.
         frame: The chosen frame.
         kernel: The chosen kernel.
         fitted: The frame fitted to all rows.
@@ -52,6 +54,7 @@ class Choice(NamedTuple):
         evidence: ``log_likelihood``, ``memorization`` and ``curve`` of the `Report`, where measured.
     """
 
+    table: Placed
     frame: FrameKind
     kernel: Kernel
     fitted: Frame
@@ -61,9 +64,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernel:
-    """Base of all kernels. ``weights`` (n,) are positive and sum to one."""
+    """Base of all kernels. ``weights`` (n,) are positive and sum to one.
+
+    ``spreads_ties`` says whether ties are to be spread, where the frame leaves it to the kernel.
+    """
 
     has_density: ClassVar[bool] = True
+    spreads_ties: ClassVar[bool] = False
 
     def usual_frames(self, table: Table) -> tuple[FrameKind, ...]:
         """Return the frames to choose from where the user names none."""
@@ -77,19 +84,39 @@ class Kernel:
     def choose(
         self,
         key: Array,
-        x: np.ndarray,
+        tables: Sequence[Placed],
         weights: np.ndarray,
         frames: tuple[FrameKind, ...],
         rows: int,
     ) -> Choice:
-        """Return the law of ``x`` (n, d) in the best of ``frames``, here the first."""
-        kernel, frame = self.by_rule(1 / np.sum(weights**2), x.shape[1]), frames[0]
-        fitted = frame.fit(x, weights)
-        blocks = kernel.lay_out(key, fitted.forward(x), weights, rows)
-        return Choice(frame, kernel, calibrated(frame, fitted, blocks, x, weights), blocks, {})
+        """Return the law of a table (n, d) in the best of ``frames``, here the first.
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
-        """Return ``x`` (n, d) in blocks of at most ``rows`` rows, arrays in float64."""
+        ``tables`` are the ways in which its ties were placed, side by side first.
+        """
+        kernel = self.by_rule(1 / np.sum(weights**2), tables[0].x.shape[1])
+        table = tables[kernel.placing(tables)]
+        frame, x = frames[0].with_breaks(table.breaks), table.x
+        fitted = frame.fit(x, weights)
+        blocks = kernel.lay_out(key, fitted.forward(x), weights, rows, strata=table.strata)
+        made = calibrated(frame, fitted, blocks, x, weights)
+        return Choice(table, frame, kernel, made, blocks, {})
+
+    def placing(self, tables: Sequence[Placed]) -> int:
+        """Return the number of the table whose ties are placed as suits the kernel."""
+        return 0
+
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
+        """Return ``x`` (n, d) in blocks of at most ``rows`` rows, arrays in float64.
+
+        Clusters hold rows of one of the ``strata`` (n,) each.
+        """
         raise NotImplementedError
 
 
@@ -108,7 +135,14 @@ class Dirac(Kernel):
         """Return the identity: points have no width that units could distort."""
         return (Identity(),)
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
         """Return balanced blocks with zero variance."""
         return balanced_blocks(x, weights, rows, 0.0)
 
@@ -129,7 +163,14 @@ class Isotropic(Kernel):
     h: Number
     preserve: bool = field(default=False, metadata={"static": True})
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
         """Return balanced blocks with variance ``h^2``."""
         _check_bandwidth(self.h)
         if self.preserve:
@@ -161,7 +202,14 @@ class Whitened(Kernel):
         """Return the kernel with Scott's bandwidth if it has none."""
         return replace(self, h=scott(rows, dimension) if self.h is None else self.h)
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
         """Return blocks of neighboring rows that share one basis and its variances."""
         _check_bandwidth(self.h)
         clusters = shrunk_clusters(x, weights, [np.zeros(len(x), int)])
@@ -191,10 +239,16 @@ class Local(Kernel):
     Local(h=0.5, clusters=10, partitions=4, most_rows=1000000)
     """
 
+    spreads_ties: ClassVar[bool] = True
     h: Number = None
     clusters: Number = field(default=None, metadata={"static": True})
     partitions: int = field(default=4, metadata={"static": True})
     most_rows: int = field(default=MOST_ROWS, metadata={"static": True})
+
+    def placing(self, tables: Sequence[Placed]) -> int:
+        """Return the last if its strata are no more than the clusters."""
+        strata = tables[-1].strata
+        return -1 if strata is not None and strata.max() < self.clusters else 0
 
     def by_rule(self, rows: float, dimension: int) -> Local:
         """Return the kernel with the usual number of clusters and Scott's bandwidth if it has none."""
@@ -203,14 +257,21 @@ class Local(Kernel):
         h = scott(stored / max(clusters, 1), dimension) if self.h is None else self.h
         return replace(self, h=h, clusters=clusters)
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
         """Return each cluster's rows in blocks that share its basis and variances."""
         _check_bandwidth(self.h)
         if self.h > 1:
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
         at_least(1, clusters=self.clusters, partitions=self.partitions, most_rows=self.most_rows)
         *keys, thinning = jax.random.split(key, self.partitions + 1)
-        jobs = ((x, weights, self.clusters, key) for key in keys)
+        jobs = ((x, weights, self.clusters, key, strata) for key in keys)
         labels = [found.labels for found in clusterings(jobs)]
         clusters = shrunk_clusters(x, weights, labels)
         return clustered_blocks(

@@ -35,6 +35,8 @@ class Report:
         memorization: Share of draws from the training part's law nearer to a training row than to any
             of as many held-out rows, columns standardized; 0.5 means no copying (``Auto`` only).
         tied: Share of tied rows in columns where values repeat (integers, atoms).
+        copies: Share of rows that equal another one; they are merged into weights.
+        kinds: What the columns are that are not continuous: of levels, in steps, with atoms.
         curve: Every trial of ``Auto``.
     """
 
@@ -47,6 +49,8 @@ class Report:
     log_likelihood: float | None = None
     memorization: float | None = None
     tied: dict[int, float] = field(default_factory=dict, repr=False)
+    copies: float = 0.0
+    kinds: dict[int, str] = field(default_factory=dict, repr=False)
     curve: list[Trial] = field(default_factory=list, repr=False)
 
     @property
@@ -68,7 +72,8 @@ class Report:
             "stored blocks": f"{self.blocks} ({self.padding:.0%} padding)",
             "held-out log-likelihood": _number(self.log_likelihood, "nats"),
             "nearer to training rows": _number(self.memorization, "(0.5: no copying)"),
-            "columns with ties": ", ".join(f"{j} ({s:.0%})" for j, s in self.tied.items())
+            "rows with a copy": f"{self.copies:.1%}",
+            "not continuous": ", ".join(f"{j} ({kind})" for j, kind in self.kinds.items())
             or "none",
         }
         return text_table(["", ""], lines.items(), left=2)

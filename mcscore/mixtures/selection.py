@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from mcscore._arrays import host_generator
 from mcscore._validation import Table
-from mcscore.frames import Affine, FrameKind, Gaussianize, Identity
+from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import SMALL, calibrated
 from mcscore.mixtures.clustering import FITTING_ROWS, assignments
@@ -51,6 +51,7 @@ class Auto(Kernel):
     2.0
     """
 
+    spreads_ties: ClassVar[bool] = True
     closeness: float = 1.0
     frames: tuple[Any, ...] = (Gaussianize(), Affine(whiten=True))
     partitions: int | None = None
@@ -64,17 +65,25 @@ class Auto(Kernel):
     def choose(
         self,
         key: Array,
-        x: np.ndarray,
+        tables: Sequence[Placed],
         weights: np.ndarray,
         frames: tuple[FrameKind, ...],
         rows: int,
     ) -> Choice:
         """Return the best law found, see ``selection.choose``."""
-        return choose(key, x, weights, self, frames, rows)
+        return choose(key, tables, weights, self, frames, rows)
 
-    def lay_out(self, key: Array, x: np.ndarray, weights: np.ndarray, rows: int) -> Blocks:
+    def lay_out(
+        self,
+        key: Array,
+        x: np.ndarray,
+        weights: np.ndarray,
+        rows: int,
+        strata: np.ndarray | None = None,
+    ) -> Blocks:
         """Return the best law found of rows whose coordinates are given."""
-        return choose(key, x, weights, self, (Identity(),), rows).blocks
+        table = Placed.of(x)._replace(strata=strata)
+        return choose(key, [table], weights, self, (Identity(),), rows).blocks
 
 
 def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
@@ -119,13 +128,13 @@ class _Search:
 
         return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
 
-    def frame(self, by_frame: list[list[Split]], number: int) -> Any:
-        """Return the best frame, given splits in each."""
+    def frame(self, by_frame: list[list[Split]], number: int) -> int:
+        """Return the number of the best frame, given splits in each."""
         cluster([split for splits in by_frame for split in splits], [number], self.several)
         found = [
             self.bandwidth(splits, number, self.several, BANDWIDTHS[2::2]) for splits in by_frame
         ]
-        return by_frame[int(np.argmax([best.log_likelihood for best in found]))][0].frame
+        return int(np.argmax([best.log_likelihood for best in found]))
 
     def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:
         """Return the best trial over numbers of clusters, an optimum so broad that one partition shows it.
@@ -168,46 +177,64 @@ class _Search:
         return other if other.log_likelihood > best.log_likelihood + CLEARLY else best
 
 
+def _held_out(
+    generator: np.random.Generator, n: int, folds: int, groups: np.ndarray | None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return rows in random order, and for every fold which of them are held out: whole groups, a fifth."""
+    if groups is None:
+        order = generator.permutation(n)
+        return order, [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
+    turns = generator.permutation(groups.max() + 1)  # of the groups
+    sizes = np.cumsum(np.bincount(turns[groups]))  # rows up to every turn's
+    fifth = np.minimum(5 * (sizes - 1) // n, 4)[turns[groups]]
+    held = [fifth == k for k in range(5) if (fifth == k).any() and (fifth != k).any()]
+    return generator.permutation(n), held[:folds]
+
+
 def choose(
     key: Array,
-    x: np.ndarray,
+    tables: Sequence[Placed],
     weights: np.ndarray,
     auto: Auto,
     frames: tuple[FrameKind, ...],
     rows: int,
 ) -> Choice:
-    """Return the best law found for the rows ``x`` (n, d), in blocks of at most ``rows`` of them.
+    """Return the best law found for one of the ``tables`` (n, d), in blocks of at most ``rows`` of its rows.
 
     The curve is of frames as fitted; the reported likelihood is of the calibrated one.
 
     Raises:
         ValueError: If there are fewer than five rows (a fifth is held out), or a column is constant.
     """
+    x = tables[0].x
     n, d = x.shape
     if n < 5:
         raise ValueError(f"x: Auto() needs at least 5 rows of positive weight, got {n}")
     for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
         raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
     order_key, frame_key, split_key, layout_key = jax.random.split(key, 4)
-    order = host_generator(order_key).permutation(n)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
-    held = [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
+    order, held = _held_out(host_generator(order_key), n, folds, tables[0].groups)
+    folds = len(held)
     guess = min(usual_clusters(n, d), auto.most_clusters)
 
-    def splits_of(key: Array, rows: np.ndarray, frame: Any) -> list[Split]:
-        keys = jax.random.split(key, folds)
+    def splits_of(key: Array, rows: np.ndarray, candidate: tuple[Placed, Any]) -> list[Split]:
+        keys, (table, frame) = jax.random.split(key, folds), candidate
         return [
-            Split(key, x[rows], weights[rows], part[rows], frame, auto.most_rows)
+            Split(key, table.of_rows(rows), weights[rows], part[rows], frame, auto.most_rows)
             for key, part in zip(keys, held, strict=True)
         ]
 
-    search, frame = _Search(auto), frames[0]
-    if len(frames) > 1:  # on part of the rows: the frames' difference is large or does not matter
-        # The same folds and keys for every frame: only the frames differ.
-        by_frame = [splits_of(frame_key, order[:4000], frame) for frame in frames]
-        frame = search.frame(by_frame, min(guess, 30))
+    search, candidates = _Search(auto), [(table, frame) for table in tables for frame in frames]
+    chosen = candidates[0]
+    if len(candidates) > 1:  # on part of the rows: their difference is large or does not matter
+        # The same folds and keys for every candidate: only frames and places of ties differ.
+        by_frame = [splits_of(frame_key, order[:4000], candidate) for candidate in candidates]
+        chosen = candidates[search.frame(by_frame, min(guess, 30))]
     searched = np.arange(n) if n <= SEARCHED_ROWS else order[:SEARCHED_ROWS]
-    splits = splits_of(split_key, searched, frame)
+    splits = splits_of(split_key, searched, chosen)
+    table, frame = chosen[0], splits[0].frame
+    x = table.x
     winner = search.partitions(splits, n, search.clusters(splits, n, guess))
 
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
@@ -215,10 +242,10 @@ def choose(
     fitted = frame.fit(x, weights)
     y = fitted.forward(x)
     if len(splits[0].x) < FITTING_ROWS:
-        law = kernel.lay_out(layout_key, y, weights, rows)
+        law = kernel.lay_out(layout_key, y, weights, rows, strata=table.strata)
     else:
         found = splits[0].found[winner.clusters][: winner.partitions]
-        labels = assignments(found, splits[0].fitted.forward(x))
+        labels = assignments(found, splits[0].fitted.forward(x), table.strata)
         clusters = shrunk_clusters(y, weights, labels)
         law = clustered_blocks(layout_key, y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []
@@ -232,4 +259,5 @@ def choose(
         memorization=float(np.mean(shares)),
         curve=search.curve,
     )
-    return Choice(frame, kernel, calibrated(frame, fitted, law, x, weights), law, evidence)
+    made = calibrated(frame, fitted, law, x, weights)
+    return Choice(table, frame, kernel, made, law, evidence)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import on_device
-from mcscore.frames import FrameKind
+from mcscore.frames import FrameKind, Placed
 from mcscore.jet import Blocks, Evaluation, log_density
 from mcscore.metrics import memorization
 from mcscore.mixtures.clustering import Clustering, Job, clusterings
@@ -27,14 +27,17 @@ class Split:
     def __init__(
         self,
         key: Array,
-        x: np.ndarray,
+        table: Placed,
         weights: np.ndarray,
         held: np.ndarray,
         frame: FrameKind,
         most_rows: int,
     ):
         self.key, self.thinning, self.judging = jax.random.split(key, 3)
-        self.frame, self.fitted = frame, frame.fit(x[~held], weights[~held])
+        frame, x = frame.with_breaks(table.breaks), table.x
+        self.table, self.frame, self.fitted = table, frame, frame.fit(x[~held], weights[~held])
+        self.strata = None if table.strata is None else table.strata[~held]
+        self.gain = table.gain[held]
         self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
         self.training, self.held = x[~held], x[held]
         self.share = weights[held] / weights[held].sum()
@@ -45,7 +48,7 @@ class Split:
     def job(self, number: int, partition: int) -> Job:
         """Return the rows, their weights, number of clusters and key of one clustering."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, number), partition)
-        return self.x, self.weights, number, key
+        return self.x, self.weights, number, key, self.strata
 
     def law(self, number: int, partitions: int, h: float) -> Blocks:
         """Return the law of the training part with a ``number`` of clusters per partition."""
@@ -66,7 +69,8 @@ class Split:
         """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
         y = frame.forward(self.held)  # on the host, in float64
         log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
-        return float(self.share @ (np.maximum(log_p, -1e4) + frame.log_det(self.held)))
+        log_p = np.maximum(log_p, -1e4) + frame.log_det(self.held) + self.gain
+        return float(self.share @ log_p)
 
     def memorization(self, frame: Any, law: Blocks) -> float:
         """Return ``metrics.memorization`` of as many draws as held-out rows, columns standardized."""

@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 import mcscore as mcs
-from mcscore.frames import splines
-from mcscore.frames.ties import dequantized
+from mcscore.frames import placed, splines
 from mcscore.jet import conditioning
 from mcscore.mixtures import calibration
 from tests.conftest import X64
@@ -34,7 +33,7 @@ COLUMNS = {
 @pytest.mark.parametrize("name", COLUMNS)
 def test_gaussianized_columns(name):
     x = np.stack([COLUMNS[name], RNG.standard_normal(3000)], 1)
-    frame = mcs.Gaussianize().fit(dequantized(KEY, x).x)
+    frame = mcs.Gaussianize().fit(placed(KEY, x, np.full(len(x), 1 / len(x)))[0].x)
     spread = x[:, 0].std() if name != "cauchy" else 3.0
     far = np.concatenate([x, x.mean(0) + spread * np.array([[50, 0], [-50, 0]])]).astype(np.float64)
     y = frame.forward(far)

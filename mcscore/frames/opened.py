@@ -1,0 +1,144 @@
+"""Columns opened: a value on which rows are tied has an interval of its own.
+
+The distributional transform (Rueschendorf 2009): a row on an atom gets a place in the atom's interval, and
+the way back sends the whole interval to the atom, so that spreading and putting back are inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from mcscore._arrays import by_column, shapes
+from mcscore.frames.frame import Frame
+
+FAR = 1e37  # pads tables: beyond any value, finite in float32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class OpenedFrame(Frame):
+    """The ``inner`` frame of opened columns ``s``.
+
+    A column grows by the widths of its atoms' intervals: ``s`` is piecewise linear in ``x``, and a value
+    is in the middle of its interval. A density is per unit of a continuous or lattice column; on an atom
+    of a column with other values too it is a probability. It is taken from the middle of the interval.
+
+    Attributes:
+        values: Values with an interval, increasing (d, m), padded with 1e37.
+        cells: What counts as the value in the column itself: from and to, (2, d, m).
+        rooms: Its interval, (2, d, m).
+        heights: What a log density at the middle gains, (d, m).
+        lattice: Origin, step (0: none), least and greatest value of every column, (4, d).
+        inner: The frame of the opened columns.
+    """
+
+    values: Any
+    cells: Any
+    rooms: Any
+    heights: Any
+    lattice: Any
+    inner: Frame
+    __repr__ = shapes
+
+    def forward(self, x: Any) -> Any:
+        """Return the inner coordinates of the opened columns."""
+        return self.inner.forward(self.opened(x)[0])
+
+    def inverse(self, y: Any) -> Any:
+        """Return the columns, closed again: all of an atom's interval is the atom."""
+        return self.closed(self.inner.inverse(y))
+
+    def log_det(self, x: Any) -> Any:
+        """Return the inner frame's and what opening adds."""
+        s, heights = self.opened(x)
+        return self.inner.log_det(s) + heights.sum(1)
+
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> OpenedFrame:
+        """Return the frame with the inner one recalibrated, see `Frame`."""
+        return replace(self, inner=self.inner.recalibrated(y, wanted))
+
+    def part(self, columns: Sequence[int], dimension: int) -> tuple[OpenedFrame, Any]:
+        """Return the columns, opened, in the inner frame's part, see `Frame`."""
+        at = np.asarray(columns)
+        inner, matrix = self.inner.part(columns, dimension)
+        tables = (self.values[at], self.cells[:, at], self.rooms[:, at], self.heights[at])
+        return OpenedFrame(*tables, self.lattice[:, at], inner), matrix
+
+    def restore(self, x: Any) -> Any:
+        """Return draws ``x`` (b, d) restored by the inner frame, on values, steps and within the ends."""
+        x = self.closed(self.inner.restore(self.opened(x)[0]))
+        return by_column(_put_back, x, self.values, *self.cells, *self.lattice)
+
+    def opened(self, x: Any) -> tuple[Any, Any]:
+        """Return the opened columns ``s`` (b, d) and what a log density gains by it, per column."""
+        return by_column(_open, x, self.values, *self.cells, *self.rooms, self.heights)
+
+    def closed(self, s: Any) -> Any:
+        """Return the columns ``x`` (b, d) of opened ones."""
+        return by_column(_close, s, *self.cells, *self.rooms)
+
+
+def _at(library: Any, x: Any, starts: Any, ends: Any) -> tuple[Any, Any, Any]:
+    """Return the last interval that starts at or before ``x``, if there is one, and if it holds ``x``."""
+    k = library.searchsorted(starts, x, side="right") - 1
+    after, k = k >= 0, library.maximum(k, 0)
+    return k, after, after & (x <= ends[k])
+
+
+def _along(library: Any, x: Any, k: Any, after: Any, inside: Any, cells: Any, rooms: Any) -> Any:
+    """Return the image of ``x`` under the map that sends intervals to intervals, of slope 1 elsewhere."""
+    (start, end), (low, high) = ((part[k] for part in parts) for parts in (cells, rooms))
+    width = library.where(end > start, end - start, 1)
+    within = low + (library.where(inside, x, start) - start) * ((high - low) / width)
+    return library.where(inside, within, library.where(after, x + (high - end), x))
+
+
+def _open(
+    library: Any, x: Any, values: Any, start: Any, end: Any, low: Any, high: Any, heights: Any
+) -> tuple[Any, Any]:
+    k, after, inside = _at(library, x, start, end)
+    exact = inside & (library.abs(x - values[k]) <= 2.0**-22 * library.abs(values[k]))
+    s = _along(library, x, k, after, inside, (start, end), (low, high))
+    s = library.where(exact, (low[k] + high[k]) / 2, s)
+    width = end[k] - start[k]
+    slope = library.where(width > 0, (high[k] - low[k]) / library.where(width > 0, width, 1), 1)
+    gain = library.where(exact, heights[k], library.where(inside, library.log(slope), 0))
+    return s, gain
+
+
+def _close(library: Any, s: Any, start: Any, end: Any, low: Any, high: Any) -> Any:
+    k, after, inside = _at(library, s, low, high)
+    return _along(library, s, k, after, inside, (low, high), (start, end))
+
+
+def _put_back(
+    library: Any,
+    x: Any,
+    values: Any,
+    start: Any,
+    end: Any,
+    origin: Any,
+    step: Any,
+    least: Any,
+    most: Any,
+) -> Any:
+    k, _, inside = _at(library, x, start, end)
+    unit = library.where(step > 0, step, 1)
+    stepped = origin + unit * library.round((x - origin) / unit)
+    x = library.where(inside, values[k], library.where(step > 0, stepped, x))
+    return library.clip(x, least, most)
+
+
+def table(columns: Sequence[Sequence[np.ndarray]], d: int) -> list[np.ndarray]:
+    """Return the parts (k,) of every column as tables (d, m), padded."""
+    longest = max((len(parts[0]) for parts in columns), default=0)
+    out = []
+    for part in zip(*columns, strict=True):
+        rows = [np.append(a, np.full(longest - len(a), FAR)) for a in part]
+        out.append(np.stack(rows).reshape(d, longest))
+    return out
