@@ -34,8 +34,21 @@ def library_of(x: Any) -> Any:
 
 
 def like(parameter: Any, x: Any) -> Any:
-    """Return ``parameter`` as an array of ``x``'s library and precision."""
-    return library_of(x).asarray(parameter, dtype=x.dtype)
+    """Return ``parameter`` as an array of ``x``'s library and precision, of integers and half floats more."""
+    return library_of(x).asarray(parameter, dtype=_precision(x))
+
+
+def floating(x: Any) -> Any:
+    """Return ``x`` in at least single precision: integers and half floats in the default one."""
+    dtype = _precision(x)
+    return x if x.dtype == dtype else library_of(x).asarray(x, dtype=dtype)
+
+
+def _precision(x: Any) -> Any:
+    full = np.issubdtype(x.dtype, np.floating) and x.dtype.itemsize >= 4
+    if full:
+        return x.dtype
+    return np.dtype(float) if isinstance(x, np.ndarray) else jax.dtypes.canonicalize_dtype(float)
 
 
 def on_device(arrays: Any, dtype: Any = None) -> Any:
@@ -95,6 +108,7 @@ def by_column(function: Callable[..., Any], x: Any, *tables: Any) -> Any:
         x: Table.
         *tables: Parameters, (d, ...): a row for every column.
     """
+    x = floating(x)
     rows = [like(table, x) for table in tables]
     if library_of(x) is jnp:
         axes = (1, *(0 for _ in rows))

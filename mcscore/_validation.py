@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mcscore._numbers import numbers
+
 KINDS = {"b": "boolean", "i": "integer", "u": "integer"}
 EXACT = 2.0**53  # beyond, float64 rounds integers
 
@@ -69,11 +71,8 @@ class Table:
             return x
         found = getattr(x, "columns", columns)
         names = None if found is None else tuple(map(str, found))
-        try:
-            array = np.asarray(x)
-            values = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: expected a table of numbers, got {_describe(x)}") from error
+        array = numbers(x, name, names)
+        values = array.astype(np.float64)
         if values.ndim != 2 or 0 in values.shape:
             raise ValueError(
                 f"{name}: expected a non-empty table (rows, columns), got shape {values.shape}"
@@ -187,14 +186,6 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _describe(x: Any) -> str:
-    dtypes = getattr(x, "dtypes", None)
-    if dtypes is not None and hasattr(dtypes, "items"):
-        text = [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind not in "iufb"]
-        return f"non-numeric columns {', '.join(text)}" if text else "a ragged table"
-    return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"
-
-
 def two_tables(
     x: Any,
     y: Any,
@@ -211,6 +202,33 @@ def two_tables(
             f"{', '.join(names)}: expected tables with equal columns, got shapes {shapes}"
         )
     return first, second
+
+
+def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x") -> Any:
+    """Return points as an array (b, d): of one point (d,) too, of a DataFrame by the names of its columns.
+
+    Raises:
+        ValueError: If there are not as many columns, or not those that the names ask for.
+
+    >>> points([1.0, 2.0], 2, None).shape
+    (1, 2)
+    """
+    own = getattr(x, "columns", None)
+    if columns is not None and own is not None:
+        own = [str(c) for c in own]
+        if missing := [c for c in columns if own.count(c) != 1]:
+            raise ValueError(
+                f"{name}: expected the columns {', '.join(columns)}, got {', '.join(own)}: "
+                f"{missing[0]!r} is not among them once"
+            )
+        if len(own) == len(columns):
+            order = [own.index(c) for c in columns]
+            x = np.asarray(x)[:, order]
+    found = x if isinstance(x, jax.Array) else numbers(x, name, columns)
+    found = found[None] if found.ndim == 1 and len(found) == dimension else found
+    if found.ndim != 2 or found.shape[1] != dimension:
+        raise ValueError(f"{name}: expected shape (b, {dimension}), got {found.shape}")
+    return found
 
 
 def as_key(key: Any, name: str = "key") -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from mcscore._arrays import is_traced
 from mcscore._validation import as_key, at_least
 from mcscore.flows.fields import Points
 from mcscore.jet.dense import block_weights, product
 from mcscore.jet.streaming import over_tiles
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule, Time
+
+FEW = 5  # rows: an effective sample size below says that a handful decide
+OFTEN = 0.1  # of the queries: so many poor ones are worth a warning
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +33,8 @@ class ScoreEstimate:
     Attributes:
         score: The estimate (b, d).
         standard_error: One standard deviation of each coordinate (b, d), delta method for the ratio.
-        effective_sample_size: ``1 / sum w^2`` of the weights (b,), summed over mini-batches.
+        effective_sample_size: ``1 / sum w^2`` of the weights (b,) of one mini-batch, their mean: the bias
+            falls with it, however many there are.
     """
 
     score: Any
@@ -73,7 +80,16 @@ def minibatch_score(
     ((3, 2), (3, 2))
     """
     at_least(1, batches=batches, batch_size=batch_size)
-    return _minibatch_score(as_key(key), x_t, t, mixture, schedule, batch_size, batches)
+    found = _minibatch_score(as_key(key), x_t, t, mixture, schedule, batch_size, batches)
+    if not is_traced(found.score):
+        poor = float(np.mean(np.asarray(found.effective_sample_size) < FEW))
+        if poor > OFTEN:
+            warnings.warn(
+                f"{poor:.0%} of the queries have an effective sample size below {FEW} in a "
+                "mini-batch: neither score nor standard error can be trusted there; take larger batches",
+                stacklevel=2,
+            )
+    return found
 
 
 @partial(jax.jit, static_argnums=(5, 6))
@@ -98,7 +114,7 @@ def _minibatch_score(
 
     score, squared_error, ess = jax.vmap(one)(jax.random.split(key, batches))
     error = jnp.sqrt(squared_error.sum(0)) / batches
-    return ScoreEstimate(score.mean(0), error, ess.sum(0))
+    return ScoreEstimate(score.mean(0), error, ess.mean(0))
 
 
 def _estimate(law: Mixture, operands: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

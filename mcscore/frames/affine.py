@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore._arrays import library_of, like, shapes
+from mcscore._arrays import floating, library_of, like, shapes
 from mcscore.frames.frame import Frame, FrameKind
 
 
@@ -31,10 +31,12 @@ class AffineFrame(Frame):
 
     def forward(self, x: Any) -> Any:
         """Return ``(x - shift) @ matrix``."""
+        x = floating(x)
         return _matmul(x - like(self.shift, x)[None], like(self.matrix, x))
 
     def inverse(self, y: Any) -> Any:
         """Return ``y @ inverse_matrix + shift``."""
+        y = floating(y)
         return _matmul(y, like(self.inverse_matrix, y)) + like(self.shift, y)[None]
 
     def log_det(self, x: Any) -> Any:
@@ -94,7 +96,7 @@ class Identity(Frame):
 
     def log_det(self, x: Any) -> Any:
         """Return 0 for every row."""
-        return library_of(x).zeros(x.shape[:1], x.dtype)
+        return library_of(x).zeros(x.shape[:1], floating(x).dtype)
 
     def part(self, columns: Sequence[int], dimension: int) -> tuple[Identity, Any]:
         """Return the columns as they are, see `Frame`."""

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+COARSE = 1e-3  # of a coordinate's standard deviation
+
 
 @dataclass(frozen=True)
 class FrameKind:
@@ -85,6 +87,15 @@ class Frame(FrameKind):
         length of the matrix's columns.
         """
         raise NotImplementedError
+
+    def is_coarse(self, y: np.ndarray, dtype: Any) -> bool:
+        """Return whether values of a ``dtype`` are too coarse for the columns at coordinates ``y``, float64.
+
+        So are float32's around 1e6 for a column that spreads by one.
+        """
+        x = self.inverse(y)
+        error = self.forward(x.astype(dtype).astype(np.float64)) - self.forward(x)
+        return bool(np.abs(error).max() > COARSE)
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) made values that the table can have: far tails ended, ties put back."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore._arrays import by_column, in_chunks, library_of, like, shapes
+from mcscore._arrays import by_column, floating, in_chunks, library_of, like, shapes
 from mcscore.frames.affine import Affine, AffineFrame
 from mcscore.frames.frame import Frame, FrameKind
 from mcscore.frames.splines import (
@@ -123,6 +123,7 @@ class GaussianizedFrame(Frame):
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d), those beyond the limits squeezed, in their order."""
+        x = floating(x)
         library, number = library_of(x), jnp.finfo(x.dtype)
         least, most = limits = like(self.limits, x)[:, None]
         tails = library.abs(limits - like(self.knots, x)[:, [0, -1]].T[:, None])

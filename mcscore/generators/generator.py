@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, rounded_up, shapes
 from mcscore._optional import needed
-from mcscore._validation import as_key, at_least
+from mcscore._validation import as_key, at_least, points
 from mcscore.frames import AffineFrame, GaussianizedFrame, Identity, OpenedFrame
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
@@ -82,13 +82,9 @@ class Generator:
         """
         return _generate(self, self._points(z, "z"))
 
-    def _points(self, points: ArrayLike, name: str) -> Float[Array, "b d"]:
-        points = jnp.asarray(points, self.dtype)
-        if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise ValueError(
-                f"{name}: expected shape (points, {self.dimension}), got {points.shape}"
-            )
-        return points
+    def _points(self, given: Any, name: str) -> Float[Array, "b d"]:
+        columns = self.about.get("columns") if name == "x" else None
+        return jnp.asarray(points(given, self.dimension, columns, name), self.dtype)
 
     def encode(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
         """Return the noise of data points ``x`` in one forward pass of the encoder.

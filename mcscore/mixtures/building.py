@@ -13,8 +13,9 @@ from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.frames import FrameKind, Placed, merged, placed
 from mcscore.jet import Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
+from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
-from mcscore.mixtures.value import BLOCK_ROWS, Mixture, moments
+from mcscore.mixtures.value import BLOCK_ROWS, Mixture
 
 
 def mixture(
@@ -90,7 +91,7 @@ def mixture(
     )
     fitted = chosen.table.frame(chosen.fitted)
     blocks, width, variance = on_device((chosen.blocks, *moments(chosen.blocks)), table.dtype)
-    return Mixture(blocks, width, variance, fitted, evaluation, report)
+    return Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
 
 
 def _checked_groups(groups: Any, table: Table) -> np.ndarray | None:

@@ -16,7 +16,7 @@ are taken anew in float64: float32 does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -71,13 +71,6 @@ def clusterings(jobs: Iterable[Job], *, thorough: bool = True) -> list[Clusterin
     return side_by_side(lambda job: _cluster(*job, thorough=thorough), jobs)
 
 
-def assignments(
-    found: Sequence[Clustering], rows: np.ndarray, strata: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """Return the clusters of ``rows`` in each of the clusterings, ``found`` among rows like them."""
-    return [one.assign(rows, strata) for one in found]
-
-
 def _by_stratum(
     x: np.ndarray, weights: np.ndarray, number: int, key: Array, strata: np.ndarray, thorough: bool
 ) -> Clustering:
@@ -127,7 +120,7 @@ def _cluster(
         some = weights[rows] / weights[rows].sum()
         return _padded(scaled(x[rows]), some, max(1024, rung(len(rows))))
 
-    components = _least(number)
+    components = min((padded for padded in PADDED if padded >= number), default=number)
     model = _fitted(em_key, *part(FITTING_ROWS), number, components, 30 if whole else 20)
     if thorough and not whole:  # a few iterations on more rows do as well as all of them
         model = _continued(*part(ENDING_ROWS), model, 5)
@@ -160,11 +153,6 @@ def _cluster(
 
 def _one(rows: np.ndarray, _: Any = None) -> np.ndarray:
     return np.zeros(len(rows), int)
-
-
-def _least(number: int) -> int:
-    """Return the least padded number of components that holds ``number``."""
-    return next((padded for padded in PADDED if padded >= number), number)
 
 
 def _padded(rows: np.ndarray, numbers: np.ndarray, size: int) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from mcscore._validation import Table
 from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import SMALL, calibrated
-from mcscore.mixtures.clustering import FITTING_ROWS, assignments
+from mcscore.mixtures.clustering import FITTING_ROWS
 from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
 from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
 from mcscore.mixtures.report import Trial
@@ -216,7 +216,7 @@ def choose(
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
     order, held = _held_out(host_generator(order_key), n, folds, tables[0].groups)
     folds = len(held)
-    guess = min(usual_clusters(n, d), auto.most_clusters)
+    guess = min(usual_clusters(1 / np.sum(weights**2), d), auto.most_clusters)
 
     def splits_of(key: Array, rows: np.ndarray, candidate: tuple[Placed, Any]) -> list[Split]:
         keys, (table, frame) = jax.random.split(key, folds), candidate
@@ -245,7 +245,8 @@ def choose(
         law = kernel.lay_out(layout_key, y, weights, rows, strata=table.strata)
     else:
         found = splits[0].found[winner.clusters][: winner.partitions]
-        labels = assignments(found, splits[0].fitted.forward(x), table.strata)
+        seen = splits[0].fitted.forward(x)
+        labels = [clustering.assign(seen, table.strata) for clustering in found]
         clusters = shrunk_clusters(y, weights, labels)
         law = clustered_blocks(layout_key, y, weights, clusters, h, rows, most_rows=auto.most_rows)
     likelihoods, shares = [], []

@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes
-from mcscore._validation import as_key, at_least
+from mcscore._validation import as_key, at_least, points
+from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
+from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
 from mcscore.mixtures.sampling import draw, pick_rows
 
@@ -32,7 +34,7 @@ FIELDS = ["blocks", "width", "variance", "frame"]
     jax.tree_util.register_dataclass,
     data_fields=FIELDS,
     meta_fields=["evaluation"],
-    drop_fields=["report"],
+    drop_fields=["report", "columns"],
 )
 @dataclass(frozen=True, eq=False)
 class Mixture:
@@ -45,6 +47,7 @@ class Mixture:
         frame: Map between the user's columns and the blocks' coordinates.
         evaluation: How it is evaluated; part of what a compiled program belongs to.
         report: How the law was chosen. None for whatever a transformation returns.
+        columns: The columns' names, if the table had any. None for whatever a transformation returns.
     """
 
     blocks: Blocks
@@ -53,6 +56,7 @@ class Mixture:
     frame: Any
     evaluation: Any = Evaluation()
     report: Report | None = field(default=None, repr=False)
+    columns: tuple[str, ...] | None = field(default=None, repr=False)
     __repr__ = shapes
 
     @property
@@ -108,8 +112,11 @@ class Mixture:
         )
         return replace(self, blocks=blocks, report=None)
 
-    def marginal(self, columns: Sequence[int] | np.ndarray) -> Mixture:
+    def marginal(self, columns: Sequence[int | str] | np.ndarray) -> Mixture:
         """Return the law of some columns, in their order, exactly: a mixture like any other.
+
+        Args:
+            columns: Their indices, or names where the law has any.
 
         Raises:
             ValueError: If ``columns`` are not distinct columns of the law.
@@ -118,11 +125,13 @@ class Mixture:
         >>> mixture(np.eye(3), kernel=Isotropic(0.1)).marginal([2, 0]).dimension
         2
         """
-        frame, onto = self.frame.part(self._columns(columns), self.dimension)
-        return self._derived(_marginal(self.blocks, jnp.asarray(onto, self.dtype)), frame)
+        found = self._columns(columns)
+        frame, onto = self.frame.part(found, self.dimension)
+        law = _marginal(self.blocks, jnp.asarray(onto, self.dtype))
+        return self._derived(law, frame, found)
 
     def condition(
-        self, columns: Sequence[int] | np.ndarray, values: ArrayLike | Sequence[Any]
+        self, columns: Sequence[int | str] | np.ndarray, values: ArrayLike | Sequence[Any]
     ) -> Mixture:
         """Return the law of the other columns, given the values of some, exactly: again a mixture.
 
@@ -132,7 +141,7 @@ class Mixture:
         are, though they had been spread over an interval.
 
         Args:
-            columns: Indices of the given columns; at least one column must be left.
+            columns: Indices or names of the given columns; at least one column must be left.
             values: Their values in the user's units, (len(columns),).
 
         Raises:
@@ -160,15 +169,20 @@ class Mixture:
         d = self.dimension
         (given, along), (frame, onto) = self.frame.part(columns, d), self.frame.part(rest, d)
         onto, along = (jnp.asarray(matrix, self.dtype) for matrix in (onto, along))
-        return self._derived(_conditional(self.blocks, onto, along, given, values), frame)
+        return self._derived(_conditional(self.blocks, onto, along, given, values), frame, rest)
 
-    def _columns(self, columns: Sequence[int] | np.ndarray) -> list[int]:
+    def _columns(self, columns: Sequence[int | str] | np.ndarray) -> list[int]:
+        if isinstance(columns, str) or any(isinstance(j, bool | np.bool_) for j in columns):
+            raise ValueError(f"columns: expected a list of indices or names, got {columns!r}")
+        names = {name: j for j, name in enumerate(self.columns or ())}
+        for name in columns:
+            if isinstance(name, str) and name not in names:
+                known = ", ".join(names) or "none"
+                raise ValueError(f"columns: expected one of {known}, got {name!r}")
         try:
-            found = [operator.index(j) for j in columns]
+            found = [names[j] if isinstance(j, str) else operator.index(j) for j in columns]
         except TypeError as error:
-            raise ValueError(f"columns: expected indices of columns, got {columns!r}") from error
-        if any(isinstance(j, bool | np.bool_) for j in columns):
-            raise ValueError(f"columns: expected indices of columns, no mask, got {columns!r}")
+            raise ValueError(f"columns: expected indices or names, got {columns!r}") from error
         known = set(found) & set(range(self.dimension))
         if not known or len(known) < len(found):
             raise ValueError(
@@ -176,12 +190,16 @@ class Mixture:
             )
         return found
 
-    def _derived(self, law: tuple[Blocks, Array, Array], frame: Any) -> Mixture:
+    def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:
         """Return a mixture without a report: what was measured of this one does not hold for it."""
-        return Mixture(*law, frame, self.evaluation)
+        names = self.columns and tuple(self.columns[j] for j in columns)
+        return Mixture(*law, frame, self.evaluation, columns=names)
 
     def log_prob(self, x: ArrayLike) -> Float[Array, "b"]:
-        """Return ``log p_0(x)`` in nats, ``x`` (b, d) and the density in the user's units.
+        """Return ``log p_0(x)`` in nats, ``x`` (b, d) or one point (d,), the density in the user's units.
+
+        A DataFrame's columns are taken by their names, where the law has names. Where float32 cannot hold
+        the columns' values (a large offset), ``x`` and what ``sample`` returns are NumPy's, in float64.
 
         Outside ``jit`` the number of rows is rounded up for the computation, so that few programs are
         compiled; so it is in ``sample``.
@@ -196,7 +214,11 @@ class Mixture:
         (1,)
         """
         self.require_width("log_prob")
-        return self._by_row(_log_prob, x)
+        if not self._is_coarse(x):
+            return self._by_row(_log_prob, x)
+        x = np.asarray(points(x, self.dimension, self.columns), np.float64)
+        law = replace(self, frame=Identity())
+        return law._by_row(_log_prob, self.frame.forward(x)) + self.frame.log_det(x)
 
     def require_width(self, what: str) -> None:
         """Raise ``ValueError`` if the law is known to be a sum of point masses."""
@@ -217,13 +239,21 @@ class Mixture:
         (5, 2)
         """
         at_least(0, n=n)
-        return _sample(as_key(key), self, n if self._is_traced(key) else rounded_up(n))[:n]
+        if not self._is_coarse(key):
+            return _sample(as_key(key), self, n if self._is_traced(key) else rounded_up(n))[:n]
+        y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
+        return self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
+
+    def _is_coarse(self, *values: Any) -> bool:
+        """Return whether the columns' values, in the law's precision, are too coarse for its frame."""
+        if self._is_traced(*values) or isinstance(self.frame, Identity):
+            return False
+        some = self.blocks.centers[:: max(1, len(self.blocks.centers) // 16)]
+        return self.frame.is_coarse(np.asarray(some, np.float64), self.dtype)
 
     def _by_row(self, function: Callable[[Array, Mixture], Array], x: ArrayLike) -> Array:
         """Return ``function(x, self)``, (b,), for ``x`` (b, d)."""
-        x = jnp.asarray(x, self.dtype)
-        if x.ndim != 2 or x.shape[1] != self.dimension:
-            raise ValueError(f"x: expected shape (b, {self.dimension}), got {x.shape}")
+        x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
         more = 0 if self._is_traced(x) else rounded_up(len(x)) - len(x)
         return function(jnp.pad(x, ((0, more), (0, 0))), self)[: len(x)]
 
@@ -259,28 +289,6 @@ def _conditional(
 
 def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
     return blocks, *moments(blocks, jnp)
-
-
-def moments(blocks: Blocks, library: Any = np) -> tuple[Any, Any]:
-    """Return the kernel's width and the law's variance, with NumPy in float64 or under ``jit``.
-
-    The width is a geometric mean over directions and blocks, 0 for point masses; the variance, that per
-    coordinate, is within and between blocks.
-    """
-    weights = library.exp(blocks.log_weights)[..., None]
-    mass, tiny = weights.sum((1, 2)), np.finfo(blocks.variances.dtype).tiny
-    logs = library.log(library.maximum(blocks.variances, tiny)).mean(1)
-    # Of unequal directions the narrow ones ask for steps: 0.7 was best on POWER and MINIBOONE.
-    mean = (1.0 if blocks.bases is None else 0.7) * library.exp(mass @ logs / 2)
-    width = library.where(blocks.variances.any(), mean, 0.0)
-    offsets = (weights * blocks.rows).sum(1) / library.maximum(mass, tiny)[:, None]
-    within = (weights * blocks.rows**2).sum() - mass @ (offsets**2).sum(1)
-    within += mass @ blocks.variances.sum(1)
-    if blocks.bases is not None:
-        offsets = (blocks.bases @ offsets[..., None])[..., 0]
-    means = blocks.centers + offsets
-    spread = means - (mass @ means)[None]
-    return width, (within + mass @ (spread**2).sum(1)) / blocks.centers.shape[1]
 
 
 @jax.jit

@@ -150,7 +150,7 @@ def test_draws_are_on_the_data_s_steps(single):
         2: "steps of 0.5",
     }
     off = draws[:, :3] / [0.01, 1, 0.5]
-    assert np.abs(off - np.round(off)).max() < (0.2 if jnp.zeros(()).dtype == "float32" else 1e-3)
+    assert np.abs(off - np.round(off)).max() < (0.2 if law.dtype == "float32" else 1e-3)
     assert len(np.unique(draws[:, 3])) > 19_900
 
 

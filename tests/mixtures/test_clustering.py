@@ -26,7 +26,9 @@ def known(n, d=3, seed=0):
 def fit(x, number, weights=None, iterations=200, key=KEY):
     weights = equal_weights(x) if weights is None else weights / weights.sum()
     padded = clustering._padded(x, weights, 1 << len(x).bit_length())
-    return clustering._fitted(key, *padded, number, clustering._least(number), iterations)
+    return clustering._fitted(
+        key, *padded, number, min(p for p in clustering.PADDED if p >= number), iterations
+    )
 
 
 def mean_log_likelihood(x, model, weights=None):

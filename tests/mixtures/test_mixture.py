@@ -70,7 +70,7 @@ def test_numbers_of_rows_share_programs_and_do_not_matter(key):
     assert law.sample(key, 0).shape == (0, 2) and law.log_prob(x[:0]).shape == (0,)
     with pytest.raises(ValueError, match="n: expected an integer of at least 0, got -1"):
         law.sample(key, -1)
-    for wrong in (x[:, :1], x[0]):
+    for wrong in (x[:, :1], x[0, :1]):
         with pytest.raises(ValueError, match=r"x: expected shape \(b, 2\), got"):
             law.log_prob(wrong)
 

@@ -131,9 +131,9 @@ def test_auto_searches_a_part_of_many_rows_and_lays_out_all(monkeypatch):
     searched = []
     split = splits.Split.__init__
 
-    def counted(self, key, x, *others):
-        searched.append(len(x))
-        split(self, key, x, *others)
+    def counted(self, key, table, *others):
+        searched.append(len(table.x))
+        split(self, key, table, *others)
 
     monkeypatch.setattr(splits.Split, "__init__", counted)
     x = two_clusters(9000)[RNG.permutation(9000)]
