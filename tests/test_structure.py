@@ -257,7 +257,7 @@ def test_public_names_exist_and_are_documented():
             assert ">>>" in inspect.getdoc(value) or name in ("load", "fit_stages"), name
 
 
-PAGES = ("README.md", "docs/index.md", "docs/own_networks.md", "docs/guide.md")
+PAGES = ("README.md", "docs/index.md", "docs/own_networks.md", "docs/guide.md", "docs/tables.md")
 
 
 @pytest.mark.slow

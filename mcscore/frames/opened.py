@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mcscore._arrays import by_column, shapes
+from mcscore._arrays import by_column, library_of, like, shapes
 from mcscore.frames.frame import Frame
 
+PLACES = 8  # of a value's interval, at which a driven column's density is taken
 FAR = 1e37  # pads tables: beyond any value, finite in float32
 
 
@@ -35,6 +36,8 @@ class OpenedFrame(Frame):
         heights: What a log density at the middle gains, (d, m).
         lattice: Origin, step (0: none), least and greatest value of every column, (4, d).
         inner: The frame of the opened columns.
+        driven: 1 for columns whose rows' places go with other columns (d,), or None. A law's density there
+            is the mean over ``PLACES`` places; the middle alone (the network's) can be far from it.
     """
 
     values: Any
@@ -43,6 +46,7 @@ class OpenedFrame(Frame):
     heights: Any
     lattice: Any
     inner: Frame
+    driven: Any = None
     __repr__ = shapes
 
     def forward(self, x: Any) -> Any:
@@ -67,7 +71,8 @@ class OpenedFrame(Frame):
         at = np.asarray(columns)
         inner, matrix = self.inner.part(columns, dimension)
         tables = (self.values[at], self.cells[:, at], self.rooms[:, at], self.heights[at])
-        return OpenedFrame(*tables, self.lattice[:, at], inner), matrix
+        driven = None if self.driven is None else self.driven[at]
+        return OpenedFrame(*tables, self.lattice[:, at], inner, driven), matrix
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) restored by the inner frame, on values, steps and within the ends."""
@@ -77,6 +82,15 @@ class OpenedFrame(Frame):
     def opened(self, x: Any) -> tuple[Any, Any]:
         """Return the opened columns ``s`` (b, d) and what a log density gains by it, per column."""
         return by_column(_open, x, self.values, *self.cells, *self.rooms, self.heights)
+
+    def places(self, x: Any) -> Any:
+        """Return ``s`` at several places of the values' intervals, where columns are driven, (k, b, d)."""
+        s = self.opened(x)[0]
+        library, driven = library_of(s), like(self.driven, s)
+        size = by_column(_room, x, self.values, *self.cells, *self.rooms, self.lattice[1])
+        k, j = np.arange(PLACES)[:, None], np.arange(x.shape[1])[None]
+        shares = (k * (2 * j + 1) % PLACES + 0.5) / PLACES - 0.5  # a lattice: even in every column
+        return s[None] + library.asarray(shares, s.dtype)[:, None] * (size * driven[None])[None]
 
     def closed(self, s: Any) -> Any:
         """Return the columns ``x`` (b, d) of opened ones."""
@@ -109,6 +123,14 @@ def _open(
     slope = library.where(width > 0, (high[k] - low[k]) / library.where(width > 0, width, 1), 1)
     gain = library.where(exact, heights[k], library.where(inside, library.log(slope), 0))
     return s, gain
+
+
+def _room(
+    library: Any, x: Any, values: Any, start: Any, end: Any, low: Any, high: Any, step: Any
+) -> Any:
+    """Return the width of a value's interval: its own, or the lattice's step."""
+    k, _, inside = _at(library, x, start, end)
+    return library.where(inside, high[k] - low[k], step)
 
 
 def _close(library: Any, s: Any, start: Any, end: Any, low: Any, high: Any) -> Any:

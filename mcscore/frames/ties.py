@@ -69,6 +69,7 @@ class Placed(NamedTuple):
         breaks: Ends of intervals that column by column a frame should know.
         columns: What was found, None for continuous columns.
         heaped: Columns whose values are in heaps.
+        driven: Columns whose places go with other columns.
         groups: Which rows belong together, (n,); None if each stands for itself.
     """
 
@@ -78,6 +79,7 @@ class Placed(NamedTuple):
     breaks: tuple[np.ndarray, ...]
     columns: tuple[Column | None, ...]
     heaped: tuple[bool, ...]
+    driven: tuple[bool, ...] = ()
     groups: np.ndarray | None = None
 
     @classmethod
@@ -112,7 +114,8 @@ class Placed(NamedTuple):
             parts[0] = [np.array([FAR])] * 5 + [np.zeros(1)]
         values, start, end, low, high, heights = table(parts, len(parts))
         cells, rooms = np.stack([start, end]), np.stack([low, high])
-        return OpenedFrame(values, cells, rooms, heights, np.array(lattices).T, inner)
+        driven = np.array(self.driven, float) if any(self.driven) else None
+        return OpenedFrame(values, cells, rooms, heights, np.array(lattices).T, inner, driven)
 
 
 def placed(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
@@ -239,6 +242,7 @@ def _strata(
 def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Placed:
     """Return the table with every tied row in its place."""
     out, gain, breaks = plain.x.copy(), np.zeros(len(plain.x)), []
+    driven = [False] * out.shape[1]
     for j, column in enumerate(plain.columns):
         if column is None:
             breaks.append(np.zeros(0))
@@ -258,6 +262,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             gain[heaped] += np.log(deviation) + (1 + np.log(2 * np.pi)) / 2
         if side_by_side.any():
             drive, share = scores.drive(j)
+            driven[j] = share > 0
             noise = generator.standard_normal(len(tied))
             drive = np.sqrt(share) * drive + np.sqrt(1 - share) * noise
             u = _uniform(generator, column.level, drive)
@@ -265,7 +270,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             gain[side_by_side] += np.log(width[side_by_side]) + np.log1p(-share) / 2
         ends = np.unique(column.rooms[:, column.atoms])
         breaks.append(ends[:65] if len(ends) <= 65 else np.zeros(0))
-    return plain._replace(x=out, gain=gain, breaks=tuple(breaks))
+    return plain._replace(x=out, gain=gain, breaks=tuple(breaks), driven=tuple(driven))
 
 
 def _uniform(generator: np.random.Generator, level: np.ndarray, drive: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from mcscore.storage import read_tensors, replacing, write_tensors
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
 FRAMES = {kind.__name__: kind for kind in (Identity, AffineFrame, GaussianizedFrame)}
-OPENED = ("values", "cells", "rooms", "heights", "lattice")
+OPENED = ("values", "cells", "rooms", "heights", "lattice", "driven")
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
@@ -175,7 +175,7 @@ class Generator:
         inner = self.frame.inner if isinstance(self.frame, OpenedFrame) else self.frame
         tensors |= {f"frame/{k}": v for k, v in _fields(inner).items()}
         if inner is not self.frame:
-            tensors |= {f"opened/{k}": getattr(self.frame, k) for k in OPENED}
+            tensors |= {f"opened/{k}": v for k, v in _fields(self.frame).items() if k in OPENED}
         header = dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,
@@ -282,7 +282,9 @@ def _check_frame(frame: Any, d: int) -> None:
     table = (d, *found.get("knots", (d, 0))[1:])
     wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
     wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
-    wanted |= dict(heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d))
+    wanted |= dict(
+        driven=(d,), heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d)
+    )
     for name, shape in found.items():
         if shape != wanted[name]:
             raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes
 from mcscore._validation import as_key, at_least, points
-from mcscore.frames import Identity
+from mcscore.frames import Identity, OpenedFrame
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
@@ -198,11 +198,8 @@ class Mixture:
     def log_prob(self, x: ArrayLike) -> Float[Array, "b"]:
         """Return ``log p_0(x)`` in nats, ``x`` (b, d) or one point (d,), the density in the user's units.
 
-        A DataFrame's columns are taken by their names, where the law has names. Where float32 cannot hold
-        the columns' values (a large offset), ``x`` and what ``sample`` returns are NumPy's, in float64.
-
-        Outside ``jit`` the number of rows is rounded up for the computation, so that few programs are
-        compiled; so it is in ``sample``.
+        A DataFrame's columns are taken by their names, if the law has any. Where float32 cannot hold the
+        values (a large offset), this is done in float64 on the host, as ``sample`` then returns NumPy's.
 
         Raises:
             ValueError: If ``x`` has not the law's columns, or the kernel is ``Dirac()``, whose law has no
@@ -244,8 +241,7 @@ class Mixture:
         y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
         return self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
 
-    def _is_coarse(self, *values: Any) -> bool:
-        """Return whether the columns' values, in the law's precision, are too coarse for its frame."""
+    def _is_coarse(self, *values: Any) -> bool:  # are values of the law's precision for its frame?
         if self._is_traced(*values) or isinstance(self.frame, Identity):
             return False
         some = self.blocks.centers[:: max(1, len(self.blocks.centers) // 16)]
@@ -293,8 +289,16 @@ def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
 
 @jax.jit
 def _log_prob(x: Array, law: Mixture) -> Array:
-    log_p = log_density(law.frame.forward(x), 1.0, 0.0, law.blocks, evaluation=law.evaluation)
-    return log_p + law.frame.log_det(x)
+    def at(frame: Any, x: Array) -> Array:
+        log_p = log_density(frame.forward(x), 1.0, 0.0, law.blocks, evaluation=law.evaluation)
+        return log_p + frame.log_det(x)
+
+    frame = law.frame
+    if not isinstance(frame, OpenedFrame) or frame.driven is None:
+        return at(frame, x)
+    s, gain = frame.places(x), frame.opened(x)[1].sum(1)
+    log_p = at(frame.inner, s.reshape(-1, s.shape[-1])).reshape(s.shape[:2])
+    return jax.nn.logsumexp(log_p, 0) - np.log(len(s)) + gain
 
 
 @jax.jit

@@ -247,3 +247,16 @@ def test_marginals_and_conditionals_keep_kinds():
     reading = np.asarray(given.sample(KEY, 4000))[:, 0]
     rows = x[x[:, 0] == 3, 1]
     assert abs(reading.mean() - rows.mean()) < 0.01 and abs(reading.std() / rows.std() - 1) < 0.3
+
+
+def test_a_density_of_counts_sums_to_one():
+    """Over all counts and along the other column, though each count's place goes with that column."""
+    law = mcs.mixture(counts(1000), kernel=AUTO)
+    assert law.frame.driven is not None
+    levels, y = np.arange(0.0, 60), np.linspace(-10, 70, 1601)
+    grid = np.stack(np.meshgrid(levels, y, indexing="ij"), -1).reshape(-1, 2)
+    mass = np.exp(np.asarray(law.log_prob(grid), float)).sum() * (y[1] - y[0])
+    assert abs(mass - 1) < 0.02
+    fresh = counts(4000)
+    likelihood = float(np.mean(np.asarray(law.log_prob(fresh), float)))
+    assert law.report.log_likelihood < likelihood < law.report.log_likelihood + 1  # a lower bound

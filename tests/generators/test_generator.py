@@ -41,7 +41,7 @@ def test_samples_are_streamed_and_do_not_depend_on_their_number(key):
     assert gen.sample(key, 0).shape == (0, 2)
     with pytest.raises(ValueError, match="n: expected"):
         gen.sample(key, -1)
-    with pytest.raises(ValueError, match=r"z: expected shape \(points, 2\)"):
+    with pytest.raises(ValueError, match=r"z: expected shape \(b, 2\)"):
         gen(jnp.ones((3, 5)))
 
 

@@ -112,7 +112,7 @@ def test_encoder_is_asked_for(trained):
     assert trained.log_prob(x[:0]).shape == (0,)
     with pytest.raises(ValueError, match="no encoder"):
         plain.encode(x)
-    with pytest.raises(ValueError, match=r"x: expected shape \(points, 2\)"):
+    with pytest.raises(ValueError, match=r"x: expected shape \(b, 2\)"):
         trained.log_prob(x[:, :1])
 
 
