@@ -74,7 +74,7 @@ def label(
     """
     law = mixture(np.asarray(x)[: settings.rows], kernel=Dirac(), frame=Affine())
     pairs = generators.generate_pairs(
-        key, law, SCHEDULE, settings.pairs, minibatch=settings.minibatch, clock=TimeClock(),
+        key, law, SCHEDULE, settings.pairs, minibatch=settings.minibatch, clock=TimeClock(matched=False),
         solver=Euler(), steps=settings.euler, chunk_size=settings.chunk_size,
         error_sample=0, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip

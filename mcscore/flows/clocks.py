@@ -46,7 +46,14 @@ class _Canonical(Schedule):
 
 @dataclass(frozen=True)
 class CanonicalClock:
-    """Equal steps in ``p = asinh(1/q)``, the coordinate in which the flow is smoothest."""
+    """Equal steps in ``p = asinh(1/q)``, the coordinate in which the flow is smoothest.
+
+    Args:
+        matched: Start from noise of the law's own mean and variance at ``t = 1``. False starts, as the paper,
+            from ``sigma(1) z``, which is not the law there unless ``alpha(1)`` is small beside ``sigma(1)``.
+    """
+
+    matched: bool = True
 
     def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
         """Return the schedule to integrate in and its times ``(noise, data)``."""
@@ -61,7 +68,13 @@ class CanonicalClock:
 
 @dataclass(frozen=True)
 class TimeClock:
-    """Equal steps in ``t``: with ``solver=diffrax.Euler(), steps=500`` this is the paper's sampler."""
+    """Equal steps in ``t``: with ``solver=diffrax.Euler(), steps=500`` this is the paper's sampler.
+
+    Args:
+        matched: See `CanonicalClock`; the paper's start is ``TimeClock(matched=False)``.
+    """
+
+    matched: bool = True
 
     def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
         """Return the schedule itself and the times ``(1, 0)``."""

@@ -17,6 +17,7 @@ from mcscore._validation import at_least
 from mcscore.flows.clocks import CanonicalClock, Clock
 from mcscore.flows.fields import velocity
 from mcscore.flows.solvers import AdamsBashforth
+from mcscore.mixtures.layout import mean_of
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 
@@ -123,12 +124,15 @@ def _solve(
     start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
 ) -> Flow:
     inner, times = clock(mixture, schedule, start.dtype)
-    # x_1 = sigma(1) z (the paper's start), in the clock's own scale at either end.
+    # From x_1 = m + v z, the law's own mean and deviation there, in the clock's own scale at either end.
     outer = schedule.rates(jnp.asarray([1, 0], start.dtype))[:2]
     within = inner.rates(times)[:2]
     reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
     scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
-    scale = scale * jnp.stack([jnp.sqrt(outer[1][0]), jnp.ones((), start.dtype)])
+    deviation = jnp.sqrt(_total(outer, reference)[0]) if clock.matched else jnp.sqrt(outer[1][0])
+    mean = within[0][0] * mean_of(mixture.blocks, jnp) * float(clock.matched)
+    scale = scale * jnp.stack([deviation, jnp.ones((), start.dtype)])
+    shift = jnp.stack([mean, jnp.zeros_like(mean)])
     begin, end = (0, 1) if to_data else (1, 0)
     t0, t1 = times[begin], times[end]
 
@@ -146,7 +150,7 @@ def _solve(
         t0=t0,
         t1=t1,
         dt0=dt0,
-        y0=scale[begin] * start,
+        y0=scale[begin] * start + shift[begin][None],
         args=mixture,
         stepsize_controller=controller,
         saveat=saveat,
@@ -155,7 +159,7 @@ def _solve(
     )
     assert solution.ys is not None
     failed = solution.result != diffrax.RESULTS.successful
-    points = jnp.where(failed, jnp.nan, solution.ys / scale[end])
+    points = jnp.where(failed, jnp.nan, (solution.ys - shift[end][None, None]) / scale[end])
     points = points[0] if saves is None else points
     return Flow(points, solution.result, solution.stats["num_steps"])
 

@@ -26,10 +26,12 @@ from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solve_
 from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
 from mcscore.generators.pairs import Pairs, PairsReport
+from mcscore.mixtures.layout import mean_of
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 from mcscore.storage import Checkpoint, fingerprint
 
+MISMATCH = 0.1  # deviations: beyond, and beyond chance, it is worth a warning
 STEPS = (5, 7, 9, 12, 16, 22, 30, 42, 60, 84, 120)  # tried for ``tolerance``
 
 
@@ -215,6 +217,14 @@ def generate_pairs(
     if not finite.all():
         text = f"{n - finite.sum()} of {n} trajectories did not stay finite and were left out"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
+    mismatch = _mismatch(x[finite], mixture)
+    if mismatch > MISMATCH + 4 / np.sqrt(finite.sum()):
+        warnings.warn(
+            f"mean and deviation of the labels differ from the law's by {mismatch:.2f} deviations: the "
+            "schedule leaves too much of the law at t = 1; raise its noise there, or use a frame that "
+            "standardizes",
+            stacklevel=2,
+        )
     error = _distance(x[:sample], tight) if sample else np.full(1, np.nan)
     report = PairsReport(
         pairs=int(finite.sum()),
@@ -224,8 +234,17 @@ def generate_pairs(
         error_rms=float(np.sqrt(np.mean(error**2))),
         error_median=float(np.median(error)),
         switched=float(np.mean(error > deviation / 2)) if sample else float("nan"),
+        mismatch=mismatch,
     )
     return Pairs(jnp.asarray(z[finite]), jnp.asarray(x[finite]), mixture.frame, report)
+
+
+def _mismatch(x: np.ndarray, mixture: Mixture) -> float:
+    """Return by how much mean and deviation of labels differ from the law's, in its deviations."""
+    deviation = max(float(np.sqrt(np.asarray(mixture.variance, np.float64))), 1e-300)
+    shift = x.mean(0, np.float64) - np.asarray(mean_of(mixture.blocks, jnp), np.float64)
+    spread = np.sqrt(x.var(0, np.float64).mean()) / deviation
+    return float(max(np.sqrt(np.mean(shift**2)) / deviation, abs(spread - 1)))
 
 
 def _made(job: Callable[[int], Callable[[], _Chunk]], count: int, progress: bool) -> list[_Chunk]:

@@ -19,6 +19,8 @@ class PairsReport(NamedTuple):
     ``error_rms`` and ``error_median`` are distances per coordinate between the labels of
     ``error_sample`` trajectories and a tight solve of the same ODE, in the mixture's units; ``switched``
     is the share of them more than half a standard deviation of the law away: they went to another mode.
+    ``mismatch`` is by how much mean and deviation of the labels differ from the law's, in its deviations:
+    what the schedule leaves of the law at ``t = 1`` beyond these two.
     """
 
     pairs: int
@@ -28,6 +30,7 @@ class PairsReport(NamedTuple):
     error_rms: float
     error_median: float
     switched: float
+    mismatch: float
 
 
 @partial(

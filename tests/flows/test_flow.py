@@ -90,7 +90,7 @@ def test_the_papers_sampler_step_by_step(key):
     rows = table(1000, 2)[:1000]
     law = mcs.mixture(rows, kernel=mcs.Dirac())
     z = np.asarray(jax.random.normal(key, (200, 2), law.dtype))
-    options = dict(clock=mcs.TimeClock(), solver=diffrax.Euler(), steps=500)
+    options = dict(clock=mcs.TimeClock(matched=False), solver=diffrax.Euler(), steps=500)
     found = mcs.transport(jnp.asarray(z), law, mcs.Linear(eps=0.01), **options)
     np.testing.assert_allclose(
         found, reference.paper_transport(z, rows), atol=1e-8 if X64 else 1e-4
@@ -204,3 +204,38 @@ def test_adams_bashforth_carries_noise_to_data(key):
     back = mcs.encode(points, law, mcs.Cosine(), solver=solver, steps=26)
     np.testing.assert_allclose(back, z, atol=5e-3)
     assert mcs.flows.evaluations(solver, 26) == 28
+
+
+@pytest.mark.parametrize("clock", [mcs.CanonicalClock(), mcs.TimeClock()])
+@pytest.mark.parametrize(
+    "schedule", [mcs.VE(sigma_max=1.0), mcs.VP(beta_max=1.0), mcs.Linear(), mcs.VE()]
+)
+def test_labels_have_the_law_s_moments_whatever_the_schedule_leaves(clock, schedule, key):
+    """Noise starts with the law's own mean and variance at t = 1; the paper's start has neither."""
+    law = mcs.mixture(10 + table(300, 2), kernel=mcs.Isotropic(0.3))
+    z = jax.random.normal(key, (4000, 2), law.dtype)
+    options = dict(solver=diffrax.Dopri5(), steps=200)
+    x = np.asarray(mcs.transport(z, law, schedule, clock=clock, **options), float)
+    draws = np.asarray(law.sample(key, 20_000), float)
+    np.testing.assert_allclose(x.mean(0), draws.mean(0), atol=0.15)
+    np.testing.assert_allclose(x.std(0).mean() / draws.std(0).mean(), 1, atol=0.06)
+    back = mcs.encode(x, law, schedule, clock=clock, **options)
+    np.testing.assert_allclose(back, z, atol=1e-2)
+
+
+def test_the_paper_s_start_is_a_choice_and_its_mismatch_is_told(key):
+    law, schedule = (
+        mcs.mixture(10 + table(300, 2), kernel=mcs.Isotropic(0.3)),
+        mcs.VE(sigma_max=1.0),
+    )
+    z = jnp.zeros((1, 2), law.dtype)
+    options = dict(solver=diffrax.Dopri5(), steps=200)
+    start, mean = (
+        np.asarray(mcs.encode(10 + z, law, schedule, clock=mcs.TimeClock(matched=m), **options))
+        for m in (False, True)
+    )
+    assert np.abs(start).max() > 5 and np.abs(mean).max() < 2
+    with pytest.warns(UserWarning, match="differ from the law's by"):
+        pairs = mcs.generate_pairs(key, law, schedule, 500, clock=mcs.TimeClock(matched=False))
+    assert pairs.report.mismatch > 0.5
+    assert mcs.generate_pairs(key, law, schedule, 500).report.mismatch < 0.2
