@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from mcscore._optional import needed
 from mcscore._validation import Table
 
 INK, ACCENT, MUTED = "#1b3a57", "#d1495b", "#8d99a6"
-COLORS = (INK, "#2e8b76", ACCENT, "#b8860b")
+OTHERS = ("#2e8b76", "#b8860b", "#6a4c93")
+COLORS = (INK, OTHERS[0], ACCENT, OTHERS[1])
+OVERLAID = (MUTED, ACCENT, INK, *OTHERS)
 
 
 def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
@@ -55,19 +58,22 @@ def _thinned(points: Any, most: int) -> np.ndarray:
 def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
     """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
     checked = {label: Table.of(table, name=label) for label, table in sets.items()}
-    tables = {label: table.values[:, :columns] for label, table in checked.items()}
+    tables = {
+        label.replace("$", r"\$"): table.values[:, :columns] for label, table in checked.items()
+    }
     first = next(iter(tables.values()))
     d = first.shape[1]
     known = next((table.columns for table in checked.values() if table.columns), None)
     names = names or known or [f"column {j}" for j in range(d)]
-    return tables, list(names)[:d], *_bounds(first)
+    shown = [str(name).replace("$", r"\$") for name in names]  # no formulas of matplotlib's
+    return tables, shown[:d], *_bounds(first)
 
 
 def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
     """Return 2-D point sets side by side on equal axes."""
     figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
     low, high = _bounds(np.asarray(next(iter(sets.values()))))
-    for axis, color, (name, points) in zip(axes[0], COLORS, sets.items(), strict=False):
+    for axis, color, (name, points) in zip(axes[0], cycle(COLORS), sets.items(), strict=False):
         points = _thinned(points, 20_000)
         size = 0.6 + 4_000 / (len(points) + 1_000)
         axis.scatter(*points.T, s=size, c=color, alpha=0.55, linewidths=0, rasterized=True)
@@ -138,7 +144,7 @@ def plot_pairs(
             if j > i:
                 axis.set_axis_off()
                 continue
-            for color, (label, table) in zip((MUTED, ACCENT, INK), tables.items(), strict=False):
+            for color, (label, table) in zip(cycle(OVERLAID), tables.items(), strict=False):
                 if i == j:
                     bins = _bins(tables, low[i], high[i])
                     axis.hist(
@@ -185,7 +191,7 @@ def plot_marginals(
         bins = _bins(tables, low[j], high[j])
         top = np.histogram(first[:, j], bins, density=True)[0].max()
         for i, (color, (label, table)) in enumerate(
-            zip((MUTED, ACCENT, INK), tables.items(), strict=False)
+            zip(cycle(OVERLAID), tables.items(), strict=False)
         ):
             fill: dict[str, Any] = dict(histtype="stepfilled", alpha=0.35) if i == 0 else {}
             line: dict[str, Any] = fill or dict(histtype="step", lw=1.3)
@@ -210,7 +216,7 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
     figure, axes = _figure(1, 1, figsize=(6.4, 3.2))
     axis = axes[0, 0]
     d = 1
-    for color, (name, numbers) in zip((ACCENT, INK, MUTED), values.items(), strict=False):
+    for color, (name, numbers) in zip(cycle((ACCENT, INK, *OTHERS)), values.items(), strict=False):
         d = len(numbers)
         axis.semilogy(np.arange(d), numbers, "o-", color=color, label=name, ms=4, lw=0.8)
     step = max(1, d // 20)
@@ -225,7 +231,7 @@ def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> An
     """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
     figure, axes = _figure(1, 1, figsize=(5.4, 3.6))
     axis = axes[0, 0]
-    for color, (name, history) in zip(COLORS, histories.items(), strict=False):
+    for color, (name, history) in zip(cycle(COLORS), histories.items(), strict=False):
         axis.semilogy(history.train_loss, color=color, alpha=0.35, lw=1)
         axis.semilogy(history.validation_loss, color=color, lw=1.6, label=name)
         best = history.best_epoch

@@ -26,11 +26,13 @@ that sweeping them never recompiles:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 Time = Float[ArrayLike, "*b"]
@@ -40,6 +42,13 @@ Number = Any  # a float to the user, a tracer under jit: sweeping it never recom
 def _as_time(t: ArrayLike) -> Array:
     """Return ``t`` as a floating array, a Python number being one of the default precision."""
     return jnp.asarray(t, None if hasattr(t, "dtype") else float)
+
+
+def _require(text: str, holds: Callable[..., bool], *numbers: Any) -> None:
+    """Raise ``ValueError`` unless numbers, where they are known and not traced, are as they should be."""
+    known = all(isinstance(number, int | float | np.number) for number in numbers)
+    if known and not holds(*numbers):
+        raise ValueError(f"{text}, got {', '.join(map(str, numbers))}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,9 @@ class Linear(Schedule):
 
     eps: Number = 0.01
 
+    def __post_init__(self) -> None:
+        _require("eps: expected from 0 to below 1", lambda eps: 0 <= eps < 1, self.eps)
+
     def alpha(self, t: Array) -> Array:
         """Return ``1 - (1-eps) t``."""
         return 1 - (1 - self.eps) * t
@@ -168,6 +180,14 @@ class VP(Schedule):
     beta_min: Number = 0.1
     beta_max: Number = 20.0
 
+    def __post_init__(self) -> None:
+        _require(
+            "beta_min, beta_max: expected 0 < beta_min <= beta_max",
+            lambda least, most: 0 < least <= most < np.inf,
+            self.beta_min,
+            self.beta_max,
+        )
+
     def _exponent(self, t: Array) -> Array:
         return t * (self.beta_min + (self.beta_max - self.beta_min) * t / 2)
 
@@ -194,6 +214,14 @@ class VE(Schedule):
 
     sigma_min: Number = 0.01
     sigma_max: Number = 100.0
+
+    def __post_init__(self) -> None:
+        _require(
+            "sigma_min, sigma_max: expected 0 < sigma_min < sigma_max",
+            lambda least, most: 0 < least < most < np.inf,
+            self.sigma_min,
+            self.sigma_max,
+        )
 
     def alpha(self, t: Array) -> Array:
         """Return 1."""

@@ -83,3 +83,29 @@ def test_ends_are_exact():
     assert float(mcs.Cosine()(1.0)[0]) == 0 and float(mcs.Rectified()(1.0)[0]) == 0
     for schedule in (mcs.Cosine(), mcs.Rectified(), mcs.VP()):
         assert float(schedule(0.0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mcs.Linear(-0.5),
+        lambda: mcs.Linear(1.0),
+        lambda: mcs.Linear(float("nan")),
+        lambda: mcs.VE(1.0, 1.0),
+        lambda: mcs.VE(100.0, 0.01),
+        lambda: mcs.VE(0.0),
+        lambda: mcs.VP(beta_max=0.01),
+        lambda: mcs.VP(-1.0),
+        lambda: mcs.VE(sigma_max=float("inf")),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match=r"(eps|sigma_min|beta_min).*: expected .*, got"):
+        make()
+
+
+def test_numbers_may_be_traced():
+    last = jax.jit(lambda eps: mcs.Linear(eps)(1.0)[0])(0.02)
+    assert abs(float(last) - 0.02) < 1e-6
+    assert jax.tree.map(lambda a: a, mcs.VE(0.1, 3.0)) == mcs.VE(0.1, 3.0)
+    jax.vmap(lambda sigma: mcs.VE(0.1, sigma)(0.5)[1])(jnp.asarray([1.0, 2.0]))

@@ -1,3 +1,5 @@
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +161,10 @@ def test_one_row_and_a_constant_column_can_be_drawn(tmp_path):
 
 
 def test_pictures_show_all_of_a_sorted_table():
+    several = {f"set ${k}": np.random.default_rng(k).normal(size=(60, 2)) for k in range(5)}
+    figure = plotting.plot_pairs(several, names=["$ a", "b"])
+    figure.savefig(io.BytesIO())
+    assert len(figure.axes[0].get_legend_handles_labels()[1]) == 5  # none is dropped
     figure = plotting.plot_pairs({"sorted": np.arange(12_000.0).reshape(-1, 2)})
     shown = np.asarray(figure.axes[2].collections[0].get_offsets())
     assert shown.shape == (1500, 2) and shown.min() == 0 and shown.max() == 11_999
