@@ -86,7 +86,7 @@ class Generator:
         columns = self.about.get("columns") if name == "x" else None
         return jnp.asarray(points(given, self.dimension, columns, name), self.dtype)
 
-    def encode(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
+    def encode(self, x: Any) -> Float[Array, "b d"]:
         """Return the noise of data points ``x`` in one forward pass of the encoder.
 
         As exact as the encoder's fit; ``density(x).z`` solves ``gen(z) = x`` to rounding.
@@ -100,7 +100,7 @@ class Generator:
             )
         return _encode(self, self._points(x, "x"))
 
-    def density(self, x: Float[ArrayLike, "b d"]) -> Density:
+    def density(self, x: Any) -> Density:
         """Return the log density at ``x`` (b, d) in the user's units, each value with its certificate.
 
         Newton's method on ``gen(z) = x`` from the encoder's guess (from ``x`` itself without one), in
@@ -118,7 +118,7 @@ class Generator:
             parts.append(jax.tree.map(lambda a, m=len(part): a[:m], _density(self, padded)))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def log_prob(self, x: Float[ArrayLike, "b d"]) -> Float[Array, "b"]:
+    def log_prob(self, x: Any) -> Float[Array, "b"]:
         """Return ``density(x).log_prob``: nats, NaN where it is not certified."""
         return self.density(x).log_prob
 

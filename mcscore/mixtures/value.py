@@ -195,7 +195,7 @@ class Mixture:
         names = self.columns and tuple(self.columns[j] for j in columns)
         return Mixture(*law, frame, self.evaluation, columns=names)
 
-    def log_prob(self, x: ArrayLike) -> Float[Array, "b"]:
+    def log_prob(self, x: Any) -> Float[Array, "b"]:
         """Return ``log p_0(x)`` in nats, ``x`` (b, d) or one point (d,), the density in the user's units.
 
         A DataFrame's columns are taken by their names, if the law has any. Where float32 cannot hold the
@@ -247,7 +247,7 @@ class Mixture:
         some = self.blocks.centers[:: max(1, len(self.blocks.centers) // 16)]
         return self.frame.is_coarse(np.asarray(some, np.float64), self.dtype)
 
-    def _by_row(self, function: Callable[[Array, Mixture], Array], x: ArrayLike) -> Array:
+    def _by_row(self, function: Callable[[Array, Mixture], Array], x: Any) -> Array:
         """Return ``function(x, self)``, (b,), for ``x`` (b, d)."""
         x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
         more = 0 if self._is_traced(x) else rounded_up(len(x)) - len(x)
@@ -256,7 +256,7 @@ class Mixture:
     def _is_traced(self, *values: Any) -> bool:
         return any(map(is_traced, (*values, *jax.tree.leaves(self))))
 
-    def effective_sample_size(self, x: ArrayLike) -> Float[Array, "b"]:
+    def effective_sample_size(self, x: Any) -> Float[Array, "b"]:
         """Return ``1 / sum_i w_i(x)^2``: how many components share the density at ``x``, (b, d).
 
         The square of a Gaussian is a Gaussian of half the variance, so this is one more log density.

@@ -111,7 +111,7 @@ def test_auto_drops_clusterings_that_are_clearly_worse_than_one(monkeypatch):
         """Of every number of clusters, only the first clustering is one."""
         jobs = list(jobs)
         found = clusterings(jobs, **how)
-        for k, (*_, number, _) in enumerate(jobs):
+        for k, (_, _, number, *_) in enumerate(jobs):
             if number in seen:
                 found[k] = found[k]._replace(labels=rng.permutation(found[k].labels))
             seen.add(number)
@@ -153,9 +153,9 @@ def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
     monkeypatch.setattr(clustering, "ENDING_ROWS", 1500)
     seen, cluster = [], clustering._cluster
 
-    def counted(x, weights, number, key, *, thorough):
+    def counted(x, weights, number, key, strata, *, thorough):
         seen.append((number, thorough))
-        return cluster(x, weights, number, key, thorough=thorough)
+        return cluster(x, weights, number, key, strata, thorough=thorough)
 
     monkeypatch.setattr(clustering, "_cluster", counted)
     x = two_clusters(2000)[RNG.permutation(2000)]
