@@ -29,7 +29,7 @@ def numbers(x: Any, name: str = "x", columns: Sequence[str] | None = None) -> np
         raise ValueError(
             f"{name}: expected all numbers, got a masked entry{label(at[-1])}, row {at[0]}; leave it out"
         )
-    for j, dtype in enumerate(getattr(x, "dtypes", ())):
+    for j, dtype in enumerate(getattr(x, "dtypes", ()) if hasattr(x, "columns") else ()):
         if getattr(dtype, "kind", "f") in "mM":
             raise ValueError(f"{name}: {DATES.format(label(j))}")
         if str(dtype).lower() in ("category", "categorical"):

@@ -216,18 +216,43 @@ def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x
     own = getattr(x, "columns", None)
     if columns is not None and own is not None:
         own = [str(c) for c in own]
-        if missing := [c for c in columns if own.count(c) != 1]:
+        if sorted(own) != sorted(columns):
             raise ValueError(
-                f"{name}: expected the columns {', '.join(columns)}, got {', '.join(own)}: "
-                f"{missing[0]!r} is not among them once"
+                f"{name}: expected the columns {', '.join(columns)}, got {', '.join(own)}"
             )
-        if len(own) == len(columns):
-            order = [own.index(c) for c in columns]
-            x = np.asarray(x)[:, order]
+        x = numbers(x, name, own)[:, [own.index(c) for c in columns]]
     found = x if isinstance(x, jax.Array) else numbers(x, name, columns)
     found = found[None] if found.ndim == 1 and len(found) == dimension else found
     if found.ndim != 2 or found.shape[1] != dimension:
         raise ValueError(f"{name}: expected shape (b, {dimension}), got {found.shape}")
+    return found
+
+
+def column_numbers(
+    columns: Sequence[int | str] | np.ndarray, dimension: int, known: Sequence[str] | None
+) -> list[int]:
+    """Return the numbers of columns given by number or, where there are ``known`` names, by name.
+
+    >>> column_numbers(["b", 0], 2, ["a", "b"])
+    [1, 0]
+    """
+    if isinstance(columns, str) or any(isinstance(j, bool | np.bool_) for j in columns):
+        raise ValueError(f"columns: expected a list of indices or names, got {columns!r}")
+    names = {name: j for j, name in enumerate(known or ())}
+    for name in columns:
+        if isinstance(name, str) and name not in names:
+            raise ValueError(
+                f"columns: expected one of {', '.join(names) or 'no names'}, got {name!r}"
+            )
+    try:
+        found = [names[j] if isinstance(j, str) else operator.index(j) for j in columns]
+    except TypeError as error:
+        raise ValueError(f"columns: expected indices or names, got {columns!r}") from error
+    distinct = set(found) & set(range(dimension))
+    if not distinct or len(distinct) < len(found):
+        raise ValueError(
+            f"columns: expected distinct indices from 0 to {dimension - 1}, got {found}"
+        )
     return found
 
 

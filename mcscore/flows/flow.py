@@ -129,10 +129,13 @@ def _solve(
     within = inner.rates(times)[:2]
     reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
     scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
-    deviation = jnp.sqrt(_total(outer, reference)[0]) if clock.matched else jnp.sqrt(outer[1][0])
-    mean = within[0][0] * mean_of(mixture.blocks, jnp) * float(clock.matched)
-    scale = scale * jnp.stack([deviation, jnp.ones((), start.dtype)])
-    shift = jnp.stack([mean, jnp.zeros_like(mean)])
+    law = (
+        (mean_of(mixture.blocks, jnp), reference)
+        if clock.matched
+        else (0 * start[0], 0 * reference)
+    )
+    shift = jnp.stack([within[0][0] * law[0], 0 * law[0]])
+    scale = scale * jnp.sqrt(jnp.stack([_total(outer, law[1])[0], jnp.ones((), start.dtype)]))
     begin, end = (0, 1) if to_data else (1, 0)
     t0, t1 = times[begin], times[end]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,8 @@ class Identity(Frame):
     >>> Identity().forward(np.ones((1, 2)))
     array([[1., 1.]])
     """
+
+    spreads_ties: ClassVar[bool | None] = None
 
     def forward(self, x: Any) -> Any:
         """Return ``x``."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 DEPENDENT = 0.9  # of a place's variance that other columns decide, at most
@@ -11,27 +9,30 @@ SAMPLE = 20_000  # rows that tell how columns depend on each other
 
 
 class Scores:
-    """Normal scores of all columns, and how those without ties decide the places of tied rows."""
+    """Normal scores of all columns, and how the other columns decide the places of tied rows."""
 
     def __init__(self, x: np.ndarray, weights: np.ndarray):
         self.x, self.every = x, -(-len(x) // SAMPLE)
+        self.known: dict[int, np.ndarray] = {}
         some = weights[:: self.every] / weights[:: self.every].sum()
         part = np.stack([self.of(j)[:: self.every] for j in range(x.shape[1])], 1)
         self.center = some @ part
         z = part - self.center
         self.covariance = (some * z.T) @ z
 
-    @cache  # noqa: B019  (it lives as long as a table is placed)
     def of(self, j: int) -> np.ndarray:
         """Return a column's normal scores of middle ranks among a sample of the rows, (n,)."""
         from scipy.special import ndtri
 
+        if j in self.known:
+            return self.known[j]
         column = self.x[:, j]
         order = np.sort(column[:: self.every])
         low, high = (np.searchsorted(order, column, side) for side in ("left", "right"))
         least = 0.5 / len(order)
         level = np.clip((low + high) / (2 * len(order)), least, 1 - least)
-        return ndtri(level).astype(np.float32)
+        self.known[j] = ndtri(level).astype(np.float32)
+        return self.known[j]
 
     def drive(self, j: int) -> tuple[np.ndarray, float]:
         """Return of every row a standard score that orders tied rows of column ``j``, and its share.

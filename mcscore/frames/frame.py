@@ -41,7 +41,9 @@ class FrameKind:
 
 @dataclass(frozen=True)
 class Frame(FrameKind):
-    """Base of fitted frames."""
+    """Base of fitted frames. What they were fitted to had its ties spread or not: they spread none."""
+
+    spreads_ties: ClassVar[bool | None] = False
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> Frame:
         """Return the frame as it is."""
@@ -58,6 +60,13 @@ class Frame(FrameKind):
     def log_det(self, x: Any) -> Any:
         """Return ``log |det dy/dx|`` (b,) at ``x`` (b, d)."""
         raise NotImplementedError
+
+    def places(self, x: Any) -> tuple[Any, Any]:
+        """Return coordinates (k, b, d) of the places where ``x`` (b, d) can be, and their ``log_det`` (k, b).
+
+        One place, but for tied values: a density there is the mean over the places.
+        """
+        return self.forward(x)[None], self.log_det(x)[None]
 
     def calibrated(
         self,

@@ -37,7 +37,8 @@ class OpenedFrame(Frame):
         lattice: Origin, step (0: none), least and greatest value of every column, (4, d).
         inner: The frame of the opened columns.
         driven: 1 for columns whose rows' places go with other columns (d,), or None. A law's density there
-            is the mean over ``PLACES`` places; the middle alone (the network's) can be far from it.
+            is the mean over ``PLACES`` places, a Latin hypercube (McKay, Beckman and Conover 1979); the
+            middle alone (the network's) can be far from it.
     """
 
     values: Any
@@ -72,6 +73,8 @@ class OpenedFrame(Frame):
         inner, matrix = self.inner.part(columns, dimension)
         tables = (self.values[at], self.cells[:, at], self.rooms[:, at], self.heights[at])
         driven = None if self.driven is None else self.driven[at]
+        if isinstance(driven, np.ndarray) and not driven.any():
+            driven = None
         return OpenedFrame(*tables, self.lattice[:, at], inner, driven), matrix
 
     def restore(self, x: Any) -> Any:
@@ -83,14 +86,19 @@ class OpenedFrame(Frame):
         """Return the opened columns ``s`` (b, d) and what a log density gains by it, per column."""
         return by_column(_open, x, self.values, *self.cells, *self.rooms, self.heights)
 
-    def places(self, x: Any) -> Any:
-        """Return ``s`` at several places of the values' intervals, where columns are driven, (k, b, d)."""
-        s = self.opened(x)[0]
-        library, driven = library_of(s), like(self.driven, s)
-        size = by_column(_room, x, self.values, *self.cells, *self.rooms, self.lattice[1])
-        k, j = np.arange(PLACES)[:, None], np.arange(x.shape[1])[None]
-        shares = (k * (2 * j + 1) % PLACES + 0.5) / PLACES - 0.5  # a lattice: even in every column
-        return s[None] + library.asarray(shares, s.dtype)[:, None] * (size * driven[None])[None]
+    def places(self, x: Any) -> tuple[Any, Any]:
+        """Return places in the values' intervals, several where columns are driven, see `Frame`."""
+        s, heights = self.opened(x)
+        s = s[None]
+        if self.driven is not None:
+            size = by_column(_room, x, self.values, *self.cells, *self.rooms, self.lattice[1])
+            size = size * like(self.driven, size)[None]
+            turns = np.random.default_rng(0).random((PLACES, x.shape[1])).argsort(0)
+            shares = library_of(s).asarray((turns + 0.5) / PLACES - 0.5, dtype=s.dtype)
+            s = s + shares[:, None] * size[None]
+        flat = s.reshape(-1, s.shape[2])
+        gain = self.inner.log_det(flat).reshape(s.shape[:2]) + heights.sum(1)[None]
+        return self.inner.forward(flat).reshape(s.shape), gain
 
     def closed(self, s: Any) -> Any:
         """Return the columns ``x`` (b, d) of opened ones."""

@@ -28,6 +28,7 @@ ATOM = 0.01  # of the rows: that many on one value are no accident
 HEAVY = 5.0  # times what its neighborhood holds: such a value needs more room than it has
 LEVELS = 12  # values of a column that are kept apart, at most
 STRATUM = 4  # rows of a stratum, at least; twice as many on average
+STRATA = 40  # at most: each is a cluster at least
 HEAP = 12.0  # deviations of a heap in its interval's width
 
 
@@ -64,6 +65,7 @@ class Placed(NamedTuple):
 
     Attributes:
         x: Opened columns, tied rows in their places (n, d).
+        weights: The rows' weights, (n,), positive, summing to one.
         gain: What a row's log density gains on the way back to the table, (n,), see the module.
         strata: Which rows clusters may hold together, (n,); None where any.
         breaks: Ends of intervals that column by column a frame should know.
@@ -74,6 +76,7 @@ class Placed(NamedTuple):
     """
 
     x: np.ndarray
+    weights: np.ndarray
     gain: np.ndarray
     strata: np.ndarray | None
     breaks: tuple[np.ndarray, ...]
@@ -83,15 +86,19 @@ class Placed(NamedTuple):
     groups: np.ndarray | None = None
 
     @classmethod
-    def of(cls, x: np.ndarray) -> Placed:
+    def of(cls, x: np.ndarray, weights: np.ndarray) -> Placed:
         """Return a table as it is."""
         n, d = x.shape
-        return cls(x, np.zeros(n), None, (np.zeros(0),) * d, (None,) * d, (False,) * d)
+        return cls(x, weights, np.zeros(n), None, (np.zeros(0),) * d, (None,) * d, (False,) * d)
 
     def of_rows(self, rows: np.ndarray) -> Placed:
         """Return part of the rows."""
         strata = None if self.strata is None else self.strata[rows]
-        return self._replace(x=self.x[rows], gain=self.gain[rows], strata=strata)
+        groups = None if self.groups is None else self.groups[rows]
+        weights = self.weights[rows] / self.weights[rows].sum()
+        return self._replace(
+            x=self.x[rows], weights=weights, gain=self.gain[rows], strata=strata, groups=groups
+        )
 
     def frame(self, inner: Any) -> Any:
         """Return the table's frame, given the ``inner`` one of the opened columns."""
@@ -121,13 +128,13 @@ class Placed(NamedTuple):
 def placed(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
     """Return ``x`` (n, d) with ties placed side by side and, where columns have few values, also apart."""
     columns = tuple(_column(column, weights) for column in x.T)
-    plain = Placed.of(x)._replace(columns=columns)
+    plain = Placed.of(x, weights)._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]
     generator = host_generator(key)
     scores = Scores(x, weights)
     beside = _place(generator, plain, scores)
-    strata, heaped = _strata(columns, x)
+    strata, heaped = _strata(columns)
     if strata is None:
         return [beside]
     return [beside, _place(generator, plain._replace(strata=strata, heaped=heaped), scores)]
@@ -140,7 +147,7 @@ def _column(x: np.ndarray, weights: np.ndarray) -> Column | None:
         return None
     mass, gaps = np.bincount(level, weights), np.diff(values)
     origin, step = lattice_of(values, counts)
-    central = float(np.ptp(np.quantile(x, [0.05, 0.95])))
+    central = _central(values, mass)
     apart = np.maximum(np.append(0, gaps), np.append(gaps, 0)) >= FINE * central
     often = (counts > 1) & (apart | (counts >= FINE * len(x)))
     tied = float(mass[often].sum())
@@ -160,7 +167,9 @@ def _column(x: np.ndarray, weights: np.ndarray) -> Column | None:
     else:
         cells, often = np.stack([values, values]), heavy
     width = np.diff(cells, axis=0)[0]
-    density = _density(values, mass, heavy, central)
+    # The density of the rest, so that heavy values are as dense, but grow to twice its range at most.
+    left = max(mass[rest].sum(), mass[heavy].sum() / 2)
+    density = 0.9 * left / (_central(values[rest], mass[rest]) or central)
     if step or several:
         beside = np.maximum(np.append(0, mass[:-1]), np.append(mass[1:], 0))
         heavy &= (mass >= HEAVY * density * width) & (mass >= 3 * beside)
@@ -184,16 +193,13 @@ def _column(x: np.ndarray, weights: np.ndarray) -> Column | None:
     return Column(kind, tied, repeated, values, level, cells, rooms, atoms, unit, separate, lattice)
 
 
-def _density(values: np.ndarray, mass: np.ndarray, heavy: np.ndarray, central: float) -> float:
-    """Return the mean density of a column's other values, none of them heavy, over their central range."""
-    rest = ~heavy
-    left = mass[rest].sum()
-    if rest.sum() > 1:
-        share = (np.cumsum(mass[rest]) - mass[rest] / 2) / left
-        low, high = np.interp([0.05, 0.95], share, values[rest])
-        central = float(high - low) or float(np.ptp(values[rest]))
-    central = central or float(np.ptp(values))
-    return max(left, mass[heavy].sum() / 2) * 0.9 / central
+def _central(values: np.ndarray, mass: np.ndarray) -> float:
+    """Return the width of the central nine tenths of sorted values, or of all if that is zero."""
+    if len(values) < 2:
+        return 0.0
+    share = (np.cumsum(mass) - mass / 2) / mass.sum()
+    low, high = np.interp([0.05, 0.95], share, values)
+    return float(high - low) or float(np.ptp(values))
 
 
 def _in_words(
@@ -212,24 +218,24 @@ def _in_words(
 
 
 def _strata(
-    columns: tuple[Column | None, ...], x: np.ndarray
+    columns: tuple[Column | None, ...],
 ) -> tuple[np.ndarray | None, tuple[bool, ...]]:
     """Return strata (n,) of rows that agree in columns of few values, and which columns those are.
 
-    Columns of most values are given up until strata have eight rows on average; those of less than four join
-    the one that agrees in most columns.
+    Columns of most values are given up until there are ``STRATA`` at most, of eight rows on average; those of
+    fewer than four join the one that agrees in most columns.
     """
-    n = len(x)
-    labels = {}
+    labels: dict[int, np.ndarray] = {}
     for j, column in enumerate(columns):
         if column is not None and column.apart:
             kept = np.where(column.atoms, np.cumsum(column.atoms), 0)
             labels[j] = kept[column.level]
     while labels:
         rows = np.stack(list(labels.values()), 1)
+        n = len(rows)
         unique, strata, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
         large = counts >= STRATUM
-        if 2 * STRATUM * large.sum() <= n and counts[large].sum() >= 0.8 * n:
+        if large.sum() <= min(STRATA, n / (2 * STRATUM)) and counts[large].sum() >= 0.8 * n:
             break
         del labels[max(labels, key=lambda j: labels[j].max())]
     if not labels or large.sum() < 2:

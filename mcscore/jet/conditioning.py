@@ -14,6 +14,8 @@ What depends on a block's covariance only is computed once under ``vmap`` over c
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
@@ -30,9 +32,27 @@ def marginal(blocks: Blocks, onto: Float[Array, "d a"]) -> Blocks:
 
 
 def conditional(
-    blocks: Blocks, onto: Float[Array, "d a"], given: Float[Array, "d b"], values: Float[Array, "b"]
+    blocks: Blocks,
+    onto: Float[Array, "d a"],
+    given: Float[Array, "d b"],
+    places: Float[Array, "p b"],
+    gains: Float[Array, "p"],
 ) -> Blocks:
-    """Return the law of ``y @ onto`` given ``y @ given = values``; weights sum to one again."""
+    """Return the law of ``y @ onto`` given that ``y @ given`` is one of the ``places``.
+
+    Each counts by the density there, its logarithm raised by the place's gain. Weights sum to one again.
+    """
+    parts = [
+        _joint(blocks, onto, given, values, gain)
+        for values, gain in zip(places, gains, strict=True)
+    ]
+    log_weights = jnp.concatenate([part.log_weights for part in parts])
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return replace(whole, log_weights=log_weights - jax.nn.logsumexp(log_weights))
+
+
+def _joint(blocks: Blocks, onto: Array, given: Array, values: Array, gain: Array) -> Blocks:
+    """Return the law of ``y @ onto`` where ``y @ given = values``, times the density of that."""
     roots = jnp.sqrt(blocks.variances)[..., None]
     towards, along = _turned(blocks, onto), _turned(blocks, given)
     q, r = jnp.linalg.qr(roots * along)
@@ -43,7 +63,7 @@ def conditional(
     )
     log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2))), 1)
     log_weights = blocks.log_weights - jnp.sum(white**2, 1) / 2 - log_det[:, None]
-    log_weights = log_weights - jax.nn.logsumexp(log_weights)
+    log_weights = log_weights + gain
     across = _product("kda,kdb->kab", roots * towards, q)
     rows = _product("krd,kda->kra", blocks.rows, towards) + _product("kab,kbr->kra", across, white)
     left = roots * towards - _product("kdb,kab->kda", q, across)

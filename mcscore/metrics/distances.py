@@ -78,7 +78,7 @@ def _sliced_wasserstein(
         along = jnp.matmul(points, direction, precision="highest")
         order = jnp.argsort(along)
         up_to = jnp.cumsum(weights[order])
-        at = jnp.searchsorted(up_to * (1 - 1e-6), levels * up_to[-1])
+        at = jnp.searchsorted(up_to, levels * up_to[-1])
         return along[order][jnp.minimum(at, len(points) - 1)]
 
     def squared(direction: Array) -> Array:

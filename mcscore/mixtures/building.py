@@ -72,10 +72,10 @@ def mixture(
     if any(kernel.spreads_ties if spreads is None else spreads for spreads in asked):
         tables = placed(spread_key, values, weights)
     else:
-        tables = [Placed.of(values)]
+        tables = [Placed.of(values, weights)]
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
-    chosen = kernel.choose(kernel_key, tables, weights, frames, block_rows)
+    chosen = kernel.choose(kernel_key, tables, frames, block_rows)
     full = np.isfinite(chosen.blocks.log_weights)
     report = Report(
         rows=len(table.values),

@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernel:
-    """Base of all kernels. ``weights`` (n,) are positive and sum to one.
+    """Base of all kernels.
 
     ``spreads_ties`` says whether ties are to be spread, where the frame leaves it to the kernel.
     """
@@ -85,7 +85,6 @@ class Kernel:
         self,
         key: Array,
         tables: Sequence[Placed],
-        weights: np.ndarray,
         frames: tuple[FrameKind, ...],
         rows: int,
     ) -> Choice:
@@ -93,30 +92,20 @@ class Kernel:
 
         ``tables`` are the ways in which its ties were placed, side by side first.
         """
-        kernel = self.by_rule(1 / np.sum(weights**2), tables[0].x.shape[1])
+        kernel = self.by_rule(1 / np.sum(tables[0].weights ** 2), tables[0].x.shape[1])
         table = tables[kernel.placing(tables)]
-        frame, x = frames[0].with_breaks(table.breaks), table.x
-        fitted = frame.fit(x, weights)
-        blocks = kernel.lay_out(key, fitted.forward(x), weights, rows, strata=table.strata)
-        made = calibrated(frame, fitted, blocks, x, weights)
+        frame = frames[0].with_breaks(table.breaks)
+        fitted = frame.fit(table.x, table.weights)
+        blocks = kernel.lay_out(key, table._replace(x=fitted.forward(table.x)), rows)
+        made = calibrated(frame, fitted, blocks, table.x, table.weights)
         return Choice(table, frame, kernel, made, blocks, {})
 
     def placing(self, tables: Sequence[Placed]) -> int:
         """Return the number of the table whose ties are placed as suits the kernel."""
         return 0
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
-        """Return ``x`` (n, d) in blocks of at most ``rows`` rows, arrays in float64.
-
-        Clusters hold rows of one of the ``strata`` (n,) each.
-        """
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
+        """Return the table, ``x`` in the law's coordinates, in float64 blocks of at most ``rows`` rows."""
         raise NotImplementedError
 
 
@@ -135,16 +124,9 @@ class Dirac(Kernel):
         """Return the identity: points have no width that units could distort."""
         return (Identity(),)
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
         """Return balanced blocks with zero variance."""
-        return balanced_blocks(x, weights, rows, 0.0)
+        return balanced_blocks(table.x, table.weights, rows, 0.0)
 
 
 @jax.tree_util.register_dataclass
@@ -163,16 +145,10 @@ class Isotropic(Kernel):
     h: Number
     preserve: bool = field(default=False, metadata={"static": True})
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
         """Return balanced blocks with variance ``h^2``."""
         _check_bandwidth(self.h)
+        x, weights = table.x, table.weights
         if self.preserve:
             center = weights @ x
             centered = x - center
@@ -202,16 +178,10 @@ class Whitened(Kernel):
         """Return the kernel with Scott's bandwidth if it has none."""
         return replace(self, h=scott(rows, dimension) if self.h is None else self.h)
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
         """Return blocks of neighboring rows that share one basis and its variances."""
         _check_bandwidth(self.h)
+        x, weights = table.x, table.weights
         clusters = shrunk_clusters(x, weights, [np.zeros(len(x), int)])
         return clustered_blocks(key, x, weights, clusters, self.h, rows, self.preserve)
 
@@ -257,21 +227,15 @@ class Local(Kernel):
         h = scott(stored / max(clusters, 1), dimension) if self.h is None else self.h
         return replace(self, h=h, clusters=clusters)
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
         """Return each cluster's rows in blocks that share its basis and variances."""
         _check_bandwidth(self.h)
         if self.h > 1:
             raise ValueError(f"h: expected at most 1, a Gaussian mixture, got {self.h}")
         at_least(1, clusters=self.clusters, partitions=self.partitions, most_rows=self.most_rows)
         *keys, thinning = jax.random.split(key, self.partitions + 1)
-        jobs = ((x, weights, self.clusters, key, strata) for key in keys)
+        x, weights = table.x, table.weights
+        jobs = ((x, weights, self.clusters, key, table.strata) for key in keys)
         labels = [found.labels for found in clusterings(jobs)]
         clusters = shrunk_clusters(x, weights, labels)
         return clustered_blocks(

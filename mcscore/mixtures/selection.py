@@ -66,24 +66,15 @@ class Auto(Kernel):
         self,
         key: Array,
         tables: Sequence[Placed],
-        weights: np.ndarray,
         frames: tuple[FrameKind, ...],
         rows: int,
     ) -> Choice:
         """Return the best law found, see ``selection.choose``."""
-        return choose(key, tables, weights, self, frames, rows)
+        return choose(key, tables, self, frames, rows)
 
-    def lay_out(
-        self,
-        key: Array,
-        x: np.ndarray,
-        weights: np.ndarray,
-        rows: int,
-        strata: np.ndarray | None = None,
-    ) -> Blocks:
+    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
         """Return the best law found of rows whose coordinates are given."""
-        table = Placed.of(x)._replace(strata=strata)
-        return choose(key, [table], weights, self, (Identity(),), rows).blocks
+        return choose(key, [table], self, (Identity(),), rows).blocks
 
 
 def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
@@ -194,7 +185,6 @@ def _held_out(
 def choose(
     key: Array,
     tables: Sequence[Placed],
-    weights: np.ndarray,
     auto: Auto,
     frames: tuple[FrameKind, ...],
     rows: int,
@@ -206,7 +196,7 @@ def choose(
     Raises:
         ValueError: If there are fewer than five rows (a fifth is held out), or a column is constant.
     """
-    x = tables[0].x
+    x, weights = tables[0].x, tables[0].weights
     n, d = x.shape
     if n < 5:
         raise ValueError(f"x: Auto() needs at least 5 rows of positive weight, got {n}")
@@ -221,7 +211,7 @@ def choose(
     def splits_of(key: Array, rows: np.ndarray, candidate: tuple[Placed, Any]) -> list[Split]:
         keys, (table, frame) = jax.random.split(key, folds), candidate
         return [
-            Split(key, table.of_rows(rows), weights[rows], part[rows], frame, auto.most_rows)
+            Split(key, table.of_rows(rows), part[rows], frame, auto.most_rows)
             for key, part in zip(keys, held, strict=True)
         ]
 
@@ -242,7 +232,7 @@ def choose(
     fitted = frame.fit(x, weights)
     y = fitted.forward(x)
     if len(splits[0].x) < FITTING_ROWS:
-        law = kernel.lay_out(layout_key, y, weights, rows, strata=table.strata)
+        law = kernel.lay_out(layout_key, table._replace(x=y), rows)
     else:
         found = splits[0].found[winner.clusters][: winner.partitions]
         seen = splits[0].fitted.forward(x)

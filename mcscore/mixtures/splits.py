@@ -18,6 +18,7 @@ from mcscore.mixtures.clustering import Clustering, Job, clusterings
 from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
 from mcscore.mixtures.sampling import draw
 
+JUDGED = 3000  # held-out rows that judge a law, at most; whole groups may be held out
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
 
@@ -28,19 +29,18 @@ class Split:
         self,
         key: Array,
         table: Placed,
-        weights: np.ndarray,
         held: np.ndarray,
         frame: FrameKind,
         most_rows: int,
     ):
         self.key, self.thinning, self.judging = jax.random.split(key, 3)
-        frame, x = frame.with_breaks(table.breaks), table.x
-        self.table, self.frame, self.fitted = table, frame, frame.fit(x[~held], weights[~held])
-        self.strata = None if table.strata is None else table.strata[~held]
-        self.gain = table.gain[held]
-        self.x, self.weights = self.fitted.forward(x[~held]), weights[~held] / weights[~held].sum()
-        self.training, self.held = x[~held], x[held]
-        self.share = weights[held] / weights[held].sum()
+        self.frame = frame.with_breaks(table.breaks)
+        known, judged = table.of_rows(~held), np.flatnonzero(held)
+        judged = table.of_rows(judged[:: -(-len(judged) // JUDGED)])
+        self.training, self.weights, self.strata = known.x, known.weights, known.strata
+        self.held, self.share, self.gain = judged.x, judged.weights, judged.gain
+        self.fitted = self.frame.fit(self.training, self.weights)
+        self.x = self.fitted.forward(self.training)
         self.most_rows = most_rows
         self.found: dict[int, list[Clustering]] = defaultdict(list)
         self.clusters: dict[tuple[int, int], Clusters] = {}

@@ -6,11 +6,10 @@ shapes share one compiled program. Build one with ``mixture(x, ...)``.
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes
-from mcscore._validation import as_key, at_least, points
-from mcscore.frames import Identity, OpenedFrame
+from mcscore._validation import as_key, at_least, column_numbers, points
+from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
@@ -125,7 +124,7 @@ class Mixture:
         >>> mixture(np.eye(3), kernel=Isotropic(0.1)).marginal([2, 0]).dimension
         2
         """
-        found = self._columns(columns)
+        found = column_numbers(columns, self.dimension, self.columns)
         frame, onto = self.frame.part(found, self.dimension)
         law = _marginal(self.blocks, jnp.asarray(onto, self.dtype))
         return self._derived(law, frame, found)
@@ -157,38 +156,23 @@ class Mixture:
         True
         """
         self.require_width("condition")
-        columns = self._columns(columns)
+        columns = column_numbers(columns, self.dimension, self.columns)
         rest = [j for j in range(self.dimension) if j not in columns]
         if not rest:
             raise ValueError(f"columns: expected fewer than all {self.dimension}, to leave some")
-        values = jnp.asarray(values, self.dtype)
-        if values.shape != (len(columns),):
-            raise ValueError(f"values: expected shape ({len(columns)},), got {values.shape}")
-        if not is_traced(values) and not np.isfinite(np.asarray(values)).all():
-            raise ValueError(f"values: expected finite numbers, got {values}")
+        found = jnp.asarray(values, self.dtype)
+        if found.shape != (len(columns),):
+            raise ValueError(f"values: expected shape ({len(columns)},), got {found.shape}")
+        if not is_traced(found):
+            if not np.isfinite(np.asarray(found)).all():
+                raise ValueError(f"values: expected finite numbers, got {found}")
+            found = np.asarray(values, np.float64)
         d = self.dimension
         (given, along), (frame, onto) = self.frame.part(columns, d), self.frame.part(rest, d)
+        found = jnp.asarray(found, self.dtype) if self._is_traced() else found
+        at = (jnp.asarray(a[:, 0], self.dtype) for a in given.places(found[None]))
         onto, along = (jnp.asarray(matrix, self.dtype) for matrix in (onto, along))
-        return self._derived(_conditional(self.blocks, onto, along, given, values), frame, rest)
-
-    def _columns(self, columns: Sequence[int | str] | np.ndarray) -> list[int]:
-        if isinstance(columns, str) or any(isinstance(j, bool | np.bool_) for j in columns):
-            raise ValueError(f"columns: expected a list of indices or names, got {columns!r}")
-        names = {name: j for j, name in enumerate(self.columns or ())}
-        for name in columns:
-            if isinstance(name, str) and name not in names:
-                known = ", ".join(names) or "none"
-                raise ValueError(f"columns: expected one of {known}, got {name!r}")
-        try:
-            found = [names[j] if isinstance(j, str) else operator.index(j) for j in columns]
-        except TypeError as error:
-            raise ValueError(f"columns: expected indices or names, got {columns!r}") from error
-        known = set(found) & set(range(self.dimension))
-        if not known or len(known) < len(found):
-            raise ValueError(
-                f"columns: expected distinct indices from 0 to {self.dimension - 1}, got {found}"
-            )
-        return found
+        return self._derived(_conditional(self.blocks, onto, along, *at), frame, rest)
 
     def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:
         """Return a mixture without a report: what was measured of this one does not hold for it."""
@@ -211,11 +195,12 @@ class Mixture:
         (1,)
         """
         self.require_width("log_prob")
-        if not self._is_coarse(x):
+        if self._is_traced(x) or not self._is_coarse:
             return self._by_row(_log_prob, x)
         x = np.asarray(points(x, self.dimension, self.columns), np.float64)
-        law = replace(self, frame=Identity())
-        return law._by_row(_log_prob, self.frame.forward(x)) + self.frame.log_det(x)
+        (y, gain), law = self.frame.places(x), replace(self, frame=Identity())
+        log_p = jnp.stack([law._by_row(_log_prob, place) for place in y])
+        return _mean_of_places(log_p + gain)
 
     def require_width(self, what: str) -> None:
         """Raise ``ValueError`` if the law is known to be a sum of point masses."""
@@ -236,13 +221,17 @@ class Mixture:
         (5, 2)
         """
         at_least(0, n=n)
-        if not self._is_coarse(key):
-            return _sample(as_key(key), self, n if self._is_traced(key) else rounded_up(n))[:n]
+        if self._is_traced(key):
+            return _sample(as_key(key), self, n)
+        if not self._is_coarse:
+            return _sample(as_key(key), self, rounded_up(n))[:n]
         y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
         return self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
 
-    def _is_coarse(self, *values: Any) -> bool:  # are values of the law's precision for its frame?
-        if self._is_traced(*values) or isinstance(self.frame, Identity):
+    @cached_property
+    def _is_coarse(self) -> bool:
+        """Whether the law's precision is too coarse for its frame's columns, see ``Frame.is_coarse``."""
+        if isinstance(self.frame, Identity):
             return False
         some = self.blocks.centers[:: max(1, len(self.blocks.centers) // 16)]
         return self.frame.is_coarse(np.asarray(some, np.float64), self.dtype)
@@ -277,10 +266,9 @@ def _marginal(blocks: Blocks, onto: Array) -> tuple[Blocks, Array, Array]:
 
 @jax.jit
 def _conditional(
-    blocks: Blocks, onto: Array, along: Array, given: Any, values: Array
+    blocks: Blocks, onto: Array, along: Array, places: Array, gains: Array
 ) -> tuple[Blocks, Array, Array]:
-    at = given.forward(values[None])[0]
-    return _with_moments(conditioning.conditional(blocks, onto, along, at))
+    return _with_moments(conditioning.conditional(blocks, onto, along, places, gains))
 
 
 def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
@@ -289,16 +277,14 @@ def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
 
 @jax.jit
 def _log_prob(x: Array, law: Mixture) -> Array:
-    def at(frame: Any, x: Array) -> Array:
-        log_p = log_density(frame.forward(x), 1.0, 0.0, law.blocks, evaluation=law.evaluation)
-        return log_p + frame.log_det(x)
+    y, gain = law.frame.places(x)
+    flat = y.reshape(-1, y.shape[2])
+    log_p = log_density(flat, 1.0, 0.0, law.blocks, evaluation=law.evaluation)
+    return _mean_of_places(log_p.reshape(gain.shape) + gain)
 
-    frame = law.frame
-    if not isinstance(frame, OpenedFrame) or frame.driven is None:
-        return at(frame, x)
-    s, gain = frame.places(x), frame.opened(x)[1].sum(1)
-    log_p = at(frame.inner, s.reshape(-1, s.shape[-1])).reshape(s.shape[:2])
-    return jax.nn.logsumexp(log_p, 0) - np.log(len(s)) + gain
+
+def _mean_of_places(log_p: Array) -> Array:
+    return jax.nn.logsumexp(log_p, 0) - np.log(len(log_p))
 
 
 @jax.jit

@@ -260,3 +260,50 @@ def test_a_density_of_counts_sums_to_one():
     fresh = counts(4000)
     likelihood = float(np.mean(np.asarray(law.log_prob(fresh), float)))
     assert law.report.log_likelihood < likelihood < law.report.log_likelihood + 1  # a lower bound
+
+
+@pytest.mark.parametrize("level", [4.0, 7.0, 12.0])
+def test_what_is_given_a_count_keeps_its_spread(level):
+    """The condition is the count, not the middle of its interval, though places go with the reading."""
+    x = counts(3000)
+    law = mcs.mixture(x, kernel=AUTO)
+    assert law.frame.driven is not None
+    given = law.condition([0], [level])
+    reading, rows = np.asarray(given.sample(KEY, 5000))[:, 0], x[x[:, 0] == level, 1]
+    assert abs(reading.mean() - rows.mean()) < 0.1 and 0.8 < reading.std() / rows.std() < 1.4
+    y = np.linspace(level - 1, level + 1, 9)[:, None]
+    joint = law.log_prob(np.column_stack([np.full(9, level), y]))
+    apart = law.marginal([0]).log_prob([[level]]) + given.log_prob(y)
+    np.testing.assert_allclose(joint, apart, atol=1e-3)
+    by_vmap = jax.vmap(lambda v: law.condition([0], v).log_prob(y))(jnp.full((2, 1), level))
+    np.testing.assert_allclose(by_vmap[1], given.log_prob(y), atol=1e-3)
+
+
+def test_many_columns_of_levels_end_in_few_strata():
+    r = rng()
+    x = np.column_stack([r.integers(0, 10, (60_000, 6)), r.standard_normal(60_000)]).astype(float)
+    ways = placed(KEY, x, np.full(len(x), 1 / len(x)))
+    assert len(ways) == 2 and 2 <= ways[1].strata.max() + 1 <= 40
+    assert sum(ways[1].heaped) == 1
+
+
+def test_a_frame_fitted_elsewhere_is_not_opened_twice():
+    x = counts()
+    first = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=4), frame=mcs.Gaussianize())
+    law = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=4), frame=first.frame)
+    assert law.frame is first.frame
+
+
+def test_far_rows_of_no_weight_do_not_widen_atoms():
+    x = zeros_before_a_gap()[:, :1]
+    far = np.append(x, 1e6 * (1 + np.arange(3000.0))[:, None], 0)
+    weights = np.where(np.arange(6000) < 3000, 1, 1e-13)
+    rooms = [
+        way.columns[0].rooms[:, 0]
+        for way in (
+            *placed(KEY, x, np.full(3000, 1 / 3000)),
+            *placed(KEY, far, weights / weights.sum()),
+        )
+        if not any(way.heaped)
+    ]
+    np.testing.assert_allclose(rooms[1], rooms[0], rtol=0.01)

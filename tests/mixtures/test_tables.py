@@ -72,7 +72,11 @@ def test_columns_go_by_their_names():
     )
     assert LAW.marginal(["reading"]).columns == ("reading",)
     np.testing.assert_allclose(generator()._points(frame[NAMES[::-1]], "x"), X[:9], rtol=1e-6)
-    for wrong in (frame.rename(columns={"dose": "does"}), frame[["age", "dose", "dose"]]):
+    for wrong in (
+        frame.rename(columns={"dose": "does"}),
+        frame[["age", "dose", "dose"]],
+        frame.assign(more=1),
+    ):
         with pytest.raises(ValueError, match="expected the columns age, dose, reading, got"):
             LAW.log_prob(wrong)
         with pytest.raises(ValueError, match="expected the columns age, dose, reading, got"):
@@ -85,6 +89,7 @@ def test_columns_go_by_their_names():
 
 
 def test_one_point_is_a_table_of_one():
+    np.testing.assert_allclose(LAW.log_prob(pd.Series(X[0], NAMES)), LAW.log_prob(X[:1]))
     assert LAW.log_prob(X[0]).shape == (1,)
     np.testing.assert_allclose(LAW.log_prob(X[0]), LAW.log_prob(X[:1]))
     with pytest.raises(ValueError, match=r"x: expected shape \(b, 3\)"):
@@ -123,3 +128,7 @@ def test_an_offset_changes_nothing(frame, offset):
     )
     if offset and SINGLE:
         assert draws.dtype == np.float64
+    given = [law.condition([0], [X[0, 0] + o]) for law, o in ((near, 0), (far, offset))]
+    np.testing.assert_allclose(
+        given[1].log_prob(X[:9, 1:] + offset), given[0].log_prob(X[:9, 1:]), atol=5e-3
+    )
