@@ -129,13 +129,11 @@ def _solve(
     within = inner.rates(times)[:2]
     reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
     scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
-    law = (
-        (mean_of(mixture.blocks, jnp), reference)
-        if clock.matched
-        else (0 * start[0], 0 * reference)
-    )
-    shift = jnp.stack([within[0][0] * law[0], 0 * law[0]])
-    scale = scale * jnp.sqrt(jnp.stack([_total(outer, law[1])[0], jnp.ones((), start.dtype)]))
+    mean, remaining = jnp.zeros(start.shape[1], start.dtype), jnp.zeros_like(reference)
+    if clock.matched:  # the paper's start knows nothing of the law
+        mean, remaining = mean_of(mixture.blocks, jnp), reference
+    shift = jnp.stack([within[0][0] * mean, 0 * mean])
+    scale = scale * jnp.sqrt(jnp.stack([_total(outer, remaining)[0], jnp.ones((), start.dtype)]))
     begin, end = (0, 1) if to_data else (1, 0)
     t0, t1 = times[begin], times[end]
 
