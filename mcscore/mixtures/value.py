@@ -6,6 +6,7 @@ shapes share one compiled program. Build one with ``mixture(x, ...)``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -284,7 +285,7 @@ def _log_prob(x: Array, law: Mixture) -> Array:
 
 
 def _mean_of_places(log_p: Array) -> Array:
-    return jax.nn.logsumexp(log_p, 0) - np.log(len(log_p))
+    return jax.nn.logsumexp(log_p, 0) - math.log(len(log_p))
 
 
 @jax.jit

@@ -10,6 +10,7 @@ from scipy.stats import gaussian_kde
 import mcscore as mcs
 from mcscore.mixtures import covariances
 from mcscore.mixtures.clustering import clusterings
+from mcscore.mixtures.layout import mean_of
 from mcscore.mixtures.sampling import draw
 from tests import reference
 from tests.conftest import X64
@@ -86,7 +87,10 @@ def test_there_and_back(name, key):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_flow_density_is_the_closed_form(name, key):
-    """log p_0(G(z)) = log p_1(x_1) - log |det dG/dx_1|, the Jacobian by central differences."""
+    """log p_0(G(z)) = log p_1(m + v z) + d log v - log |det dG/dz|, by central differences.
+
+    Noise starts at the law's own mean m and deviation v at t = 1.
+    """
     law, schedule = LAWS[name], mcs.Linear(eps=1e-4)
     z = jax.random.normal(key, (4, 3), law.dtype)
     h = 1e-5 if X64 else 1e-2
@@ -94,8 +98,10 @@ def test_flow_density_is_the_closed_form(name, key):
     moved = (z[:, None] + shifts[None]).astype(law.dtype).reshape(-1, 3)
     ends = mcs.transport(moved, law, schedule, solver=diffrax.Dopri5(), steps=60).reshape(4, 7, 3)
     x, jacobian = ends[:, 0], (ends[:, 1:4] - ends[:, 4:]) / (2 * h)
-    start = mcs.log_density(z, 1.0, law, schedule)
-    along = start - jnp.linalg.slogdet(jacobian)[1]
+    alpha, sigma = schedule(1.0)
+    v = jnp.sqrt(alpha**2 * law.variance + sigma**2)
+    start = mcs.log_density(alpha * mean_of(law.blocks)[None] + v * z, 1.0, law, schedule)
+    along = start + 3 * jnp.log(v) - jnp.linalg.slogdet(jacobian)[1]
     np.testing.assert_allclose(
         along, mcs.log_density(x, 0.0, law, schedule), atol=1e-5 if X64 else 2e-2
     )
