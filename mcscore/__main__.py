@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 PROGRAMS = platformdirs.user_cache_path("mcscore") / "programs"
 TABLES = (".csv", ".npy")
+OPTIONS = {"--bounds": "COLUMN=LOW:HIGH", "--periodic": "COLUMN=PERIOD"}
 ROWS = "rows as .csv (with or without a header), .npy or .npz"
 Data = Annotated[Path, typer.Argument(help=ROWS, show_default=False)]
 Model = Annotated[Path, typer.Argument(help="file written by mcscore fit", show_default=False)]
@@ -37,6 +39,10 @@ Seed = Annotated[int, typer.Option(help="random seed")]
 Quick = Annotated[bool, typer.Option("--quick", help="small and rough, to see that it works")]
 Member = Annotated[
     str | None, typer.Option("--array", help="array in an .npz file; its only one, or 'train'")
+]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="whether a .csv starts with names; by default found"),
 ]
 
 
@@ -60,9 +66,26 @@ def _check_out(path: Path, *suffixes: str, keep: Sequence[Path] = ()) -> None:
         raise PermissionError(f"--out: cannot write {path}")
 
 
-def _read(path: Path, array: str | None) -> Table:
-    rows, columns = datasets.read(path, array)
+def _read(path: Path, array: str | None, header: bool | None = None) -> Table:
+    rows, columns = datasets.read(path, array, header)
     return Table.of(rows, columns=columns, name=str(path))
+
+
+def _by_column(option: str, given: Sequence[str], read: Callable[[str], Any]) -> dict[Any, Any]:
+    """Return what an option such as ``age=0:`` says of every column, known by name or number."""
+    found: dict[Any, Any] = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            found[int(name) if name.isdecimal() else name] = read(value)
+        except ValueError:
+            raise ValueError(f"{option}: expected {OPTIONS[option]}, got {text!r}") from None
+    return found
+
+
+def _ends(text: str) -> tuple[float | None, float | None]:
+    low, high = text.split(":")
+    return float(low) if low else None, float(high) if high else None
 
 
 def _write(path: Path, rows: np.ndarray, names: Any) -> None:
@@ -74,6 +97,16 @@ def _write(path: Path, rows: np.ndarray, names: Any) -> None:
             digits = np.finfo(rows.dtype).precision + 1  # 0.22 stays 0.22
             style: Any = dict(delimiter=",", fmt=f"%.{digits}g", comments="", encoding="utf-8")
             np.savetxt(file, rows, header=",".join(names or []), **style)
+
+
+def _save(generator: Any, path: Path) -> None:
+    """Write a model; where that fails after all the work, elsewhere, and raise ``OSError`` saying where."""
+    try:
+        generator.save(path)
+    except OSError as error:
+        other = Path(tempfile.mkdtemp(prefix="mcscore-")) / path.name
+        generator.save(other)
+        raise OSError(f"--out: cannot write {path} ({error}); the model is in {other}") from error
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -100,16 +133,26 @@ def fit(
         int | None,
         typer.Option(help="steps that bring the density closer; by default 1500 up to 12 columns"),
     ] = None,
+    bounds: Annotated[
+        list[str] | None, typer.Option(help="a column's ends, by name or number: age=0: or 2=0:1")
+    ] = None,
+    periodic: Annotated[
+        list[str] | None, typer.Option(help="a column's period, by name or number: phi=360")
+    ] = None,
     seed: Seed = 0,
     array: Member = None,
+    header: Header = None,
 ) -> None:
     """Learn a generator from a table."""
     _check_out(out, ".safetensors", keep=[data])
-    table = _read(data, array)
-    made = fit_stages(
-        jax.random.key(seed), table, pairs=pairs, epochs=epochs, refine=refine, progress=True
+    columns = dict(
+        bounds=_by_column("--bounds", bounds or [], _ends),
+        periodic=_by_column("--periodic", periodic or [], float),
     )
-    made.generator.save(out)
+    table = _read(data, array, header)
+    how: dict[str, Any] = dict(epochs=epochs, refine=refine, progress=sys.stderr.isatty())
+    made = fit_stages(jax.random.key(seed), table, pairs=pairs, **columns, **how)
+    _save(made.generator, out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
     rows, columns = table.values.shape
     print(f"{out}: {rows} rows, {columns} columns ({seconds})")
@@ -137,10 +180,11 @@ def density(
     data: Data,
     out: Annotated[Path, out(".csv or .npy file to write: log_prob, certified")],
     array: Member = None,
+    header: Header = None,
 ) -> None:
     """Compute log densities of rows under a saved generator."""
     _check_out(out, *TABLES, keep=[model, data])
-    generator, table = load(model), _read(data, array)
+    generator, table = load(model), _read(data, array, header)
     known = generator.about.get("columns")
     if table.columns and known and list(table.columns) != list(known):
         found = list(table.columns)
@@ -161,6 +205,7 @@ def plot(
     out: Annotated[Path, out("picture to write (.png, .pdf, .svg)")],
     columns: Annotated[int, typer.Option(help="how many of the first columns")] = 5,
     array: Member = None,
+    header: Header = None,
 ) -> None:
     """Draw a picture of one to three tables."""
     _check_out(out, ".png", ".pdf", ".svg", keep=data)
@@ -170,7 +215,7 @@ def plot(
     tables: dict[str, Table] = {}
     for k, path in enumerate(data):
         known = next((n for n in (path.stem, str(path)) if n not in tables), f"{path} ({k + 1})")
-        tables[known] = _read(path, array)
+        tables[known] = _read(path, array, header)
     widths = {name: table.values.shape[1] for name, table in tables.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"DATA: expected tables of equally many columns, got {widths}")
@@ -255,12 +300,14 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 after a message on bad input."""
+    """Run one command and return its exit status: 0, 2 after a message on bad input, 130 when interrupted."""
     run: Callable[..., Any] = typer.main.get_command(app)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         run(arguments, prog_name="mcscore", standalone_mode=True)
     except SystemExit as end:  # of a usage error, too, which has been printed
+        if end.code == 130:
+            print("mcscore: interrupted; nothing was written", file=sys.stderr)
         return int(end.code or 0)
     except (ValueError, ImportError, OSError, RuntimeError, ArithmeticError) as error:
         command = next((word for word in arguments if not word.startswith("-")), "")

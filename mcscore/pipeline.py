@@ -61,6 +61,9 @@ def fit_stages(
     frame: FrameKind | None = None,
     schedule: Schedule = Cosine(),
     weights: Any = None,
+    groups: Any = None,
+    bounds: Mapping[Any, Any] | None = None,
+    periodic: Mapping[Any, Any] | None = None,
     pairs: int = 50_000,
     labelling: Mapping[str, Any] | None = None,
     network: MLP = MLP(),
@@ -83,6 +86,9 @@ def fit_stages(
         frame: Coordinates in which the law lives; chosen too by default.
         schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
         weights: Non-negative weights of the rows.
+        groups: Which rows belong together, as ``mixture`` takes them; so for what follows.
+        bounds: Ends of columns, by name or number.
+        periodic: Periods of columns, by name or number.
         pairs: Number of labeled pairs.
         labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
             16 evaluations; ``pairs.report`` has their error.
@@ -123,7 +129,10 @@ def fit_stages(
     Training(**training).held(pairs)  # checks them
 
     stages = _Stages()
-    law = stages.run("mixture", lambda: mixture(table, kernel=kernel, frame=frame, key=law_key))
+    rows: dict[str, Any] = dict(groups=groups, bounds=bounds, periodic=periodic)
+    law = stages.run(
+        "mixture", lambda: mixture(table, kernel=kernel, frame=frame, key=law_key, **rows)
+    )
     made = stages.run(
         "labels",
         lambda: generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how),

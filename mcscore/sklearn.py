@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mcscore._validation import Table
 from mcscore.frames import Affine, Gaussianize
 from mcscore.mixtures import Auto, Kernel, Local, mixture
 
@@ -25,6 +27,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         clusters: How many, where a bandwidth is given; None for as many as each has rows per column.
         partitions: Independent clusterings whose laws are averaged, where a bandwidth is given.
         frame: ``"affine"`` or ``"gaussianize"``, where a bandwidth is given.
+        bounds: Ends of columns, by name or number: ``{0: (0, 1), "age": (0, None)}``.
+        periodic: Periods of columns, by name or number: ``{"phi": 2 * np.pi}``.
         random_state: scikit-learn's: of clusters and splits.
 
     Attributes:
@@ -44,12 +48,16 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         clusters: int | None = 1,
         partitions: int = 1,
         frame: str = "affine",
+        bounds: Mapping[Any, Any] | None = None,
+        periodic: Mapping[Any, Any] | None = None,
         random_state: Any = None,
     ):
         self.bandwidth = bandwidth
         self.clusters = clusters
         self.partitions = partitions
         self.frame = frame
+        self.bounds = bounds
+        self.periodic = periodic
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ScoreDensity:
@@ -61,7 +69,10 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         kernel, frame = self._law()
         key = _key(self.random_state)
-        self.mixture_ = mixture(X, kernel=kernel, frame=frame, weights=sample_weight, key=key)
+        names = getattr(self, "feature_names_in_", None)
+        table = Table.of(X, sample_weight, columns=names, name="X")
+        ends: dict[str, Any] = dict(bounds=self.bounds, periodic=self.periodic)
+        self.mixture_ = mixture(table, kernel=kernel, frame=frame, key=key, **ends)
         return self
 
     def _law(self) -> tuple[Kernel, Any]:

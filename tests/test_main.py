@@ -138,3 +138,55 @@ def test_module_and_help():
     text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert all(word in text for word in ("demo", "fit", "sample"))
     assert jax.devices()
+
+
+def test_ends_periods_and_headers(tmp_path, capsys):
+    r = np.random.default_rng(3)
+    rows = np.stack([r.random(300), r.uniform(0, 360, 300)], 1)
+    data, model, draws = (tmp_path / name for name in ("x.csv", "m.safetensors", "s.npy"))
+    np.savetxt(data, rows, delimiter=",", header="share,angle", comments="")
+    few = ["--pairs", "300", "--epochs", "2", "--refine", "0"]
+    ends = ["--bounds", "share=0:1", "--periodic", "1=360"]
+    assert main(["fit", str(data), "--out", str(model), *ends, *few]) == 0
+    assert main(["sample", str(model), "--out", str(draws), "-n", "500"]) == 0
+    found = np.load(draws)
+    assert (found >= 0).all() and (found <= [1, 360]).all()
+    capsys.readouterr()
+    for wrong, message in (
+        (["--bounds", "share"], "--bounds: expected COLUMN=LOW:HIGH, got 'share'"),
+        (["--bounds", "size=0:1"], "'size'"),
+        (["--periodic", "angle=day"], "--periodic: expected COLUMN=PERIOD"),
+        (["--header", "--bounds", "0=0.5:"], "'share' holds"),
+        (["--no-header"], "row"),
+    ):
+        assert main(["fit", str(data), "--out", str(model), *wrong, *few]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_model_is_kept_where_its_place_fails(tmp_path, capsys, monkeypatch):
+    """A full disk at the end of a fit: the model goes elsewhere, and the message says where."""
+    np.save(tmp_path / "x.npy", GOOD)
+    save, tried = mcs.Generator.save, []
+
+    def failing(self, path):
+        tried.append(path)
+        if len(tried) == 1:
+            raise OSError(28, "No space left on device")
+        save(self, path)
+
+    monkeypatch.setattr(mcs.Generator, "save", failing)
+    out = tmp_path / "m.safetensors"
+    few = ["--pairs", "300", "--epochs", "2", "--refine", "0"]
+    assert main(["fit", str(tmp_path / "x.npy"), "--out", str(out), *few]) == 2
+    error = capsys.readouterr().err
+    assert "No space left" in error and str(tried[1]) in error
+    assert mcs.load(tried[1]).dimension == GOOD.shape[1] and not out.exists()
+
+
+def test_interrupted(capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcscore.__main__.load", stop)
+    assert main(["export", "model", "--out", "x.stablehlo"]) == 130
+    assert capsys.readouterr().err.strip() == "mcscore: interrupted; nothing was written"

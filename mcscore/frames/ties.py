@@ -13,51 +13,21 @@ cluster holds two values (``strata``): what else depends on the value may change
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import host_generator
+from mcscore.frames.bounded import BoundedFrame, PeriodicFrame, fit_bounds
+from mcscore.frames.columns import Column, column_of, opened_end
 from mcscore.frames.dependence import Scores
-from mcscore.frames.lattice import lattice_of
 from mcscore.frames.opened import FAR, OpenedFrame, table
 
-FINE = 1e-4  # of the central range or of the rows: finer and rarer ties tell nothing
-ATOM = 0.01  # of the rows: that many on one value are no accident
-HEAVY = 5.0  # times what its neighborhood holds: such a value needs more room than it has
-LEVELS = 12  # values of a column that are kept apart, at most
 STRATUM = 4  # rows of a stratum, at least; twice as many on average
 STRATA = 40  # at most: each is a cluster at least
 HEAP = 12.0  # deviations of a heap in its interval's width
-
-
-class Column(NamedTuple):
-    """What was found of one column.
-
-    Attributes:
-        kind: In words.
-        tied: Share of rows on a value that others have too.
-        repeated: Which rows have a place to be drawn.
-        level: The number of every row's value among the different ones.
-        cells, rooms: Ends of every different value's interval, in the column and opened, (2, k).
-        atoms: Which of them go into the frame's tables, (k,).
-        unit: Measure of a tied value, (k,): 1 for an atom, else the width of its cell.
-        apart: Whether its values may be strata.
-        lattice: Origin, step, least and greatest value.
-    """
-
-    kind: str
-    tied: float
-    repeated: np.ndarray
-    values: np.ndarray
-    level: np.ndarray
-    cells: np.ndarray
-    rooms: np.ndarray
-    atoms: np.ndarray
-    unit: np.ndarray
-    apart: bool
-    lattice: tuple[float, float, float, float]
 
 
 class Placed(NamedTuple):
@@ -73,6 +43,8 @@ class Placed(NamedTuple):
         heaped: Columns whose values are in heaps.
         driven: Columns whose places go with other columns.
         groups: Which rows belong together, (n,); None if each stands for itself.
+        bounded: The frame by which columns with ends came to the whole line, None if there are none.
+        periodic: The frame by which circles were cut open.
     """
 
     x: np.ndarray
@@ -84,6 +56,8 @@ class Placed(NamedTuple):
     heaped: tuple[bool, ...]
     driven: tuple[bool, ...] = ()
     groups: np.ndarray | None = None
+    bounded: BoundedFrame | None = None
+    periodic: PeriodicFrame | None = None
 
     @classmethod
     def of(cls, x: np.ndarray, weights: np.ndarray) -> Placed:
@@ -100,10 +74,36 @@ class Placed(NamedTuple):
             x=self.x[rows], weights=weights, gain=self.gain[rows], strata=strata, groups=groups
         )
 
+    def between(self, ends: np.ndarray) -> Placed:
+        """Return the table whose columns, with ``ends`` (2, d), were sent to the whole line."""
+        opened, columns = ends.copy(), list(self.columns)
+        for j, column in enumerate(columns):
+            if column is not None:
+                opened[:, j] = [opened_end(column, ends[0, j], ends[1, j], side) for side in (0, 1)]
+                origin, step, least, most = column.lattice
+                within = max(least, ends[0, j]), min(most, ends[1, j])
+                columns[j] = column._replace(lattice=(origin, step, *within))
+        bounded = fit_bounds(self.x, self.weights, opened)
+        x, slopes = bounded.image(self.x)
+        at = [np.broadcast_to(b[:, None], (len(b), len(columns))) for b in self.breaks]
+        breaks = tuple(bounded.image(b)[0][:, j] for j, b in enumerate(at))
+        return self._replace(
+            x=x,
+            gain=self.gain + slopes.sum(1),
+            breaks=breaks,
+            columns=tuple(columns),
+            bounded=bounded,
+        )
+
     def frame(self, inner: Any) -> Any:
-        """Return the table's frame, given the ``inner`` one of the opened columns."""
-        if not any(self.columns):
-            return inner
+        """Return the table's frame, given the ``inner`` one of its columns as they are here."""
+        if self.bounded is not None:
+            inner = replace(self.bounded, inner=inner)
+        if any(self.columns):
+            inner = self._opened(inner)
+        return inner if self.periodic is None else replace(self.periodic, inner=inner)
+
+    def _opened(self, inner: Any) -> OpenedFrame:
         none = np.zeros(0)
         parts, lattices = [], []
         for column, heaped in zip(self.columns, self.heaped, strict=True):
@@ -127,7 +127,7 @@ class Placed(NamedTuple):
 
 def placed(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
     """Return ``x`` (n, d) with ties placed side by side and, where columns have few values, also apart."""
-    columns = tuple(_column(column, weights) for column in x.T)
+    columns = tuple(column_of(column, weights) for column in x.T)
     plain = Placed.of(x, weights)._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]
@@ -138,83 +138,6 @@ def placed(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
     if strata is None:
         return [beside]
     return [beside, _place(generator, plain._replace(strata=strata, heaped=heaped), scores)]
-
-
-def _column(x: np.ndarray, weights: np.ndarray) -> Column | None:
-    """Return what is found of a column, None if it is continuous."""
-    values, level, counts = np.unique(x, return_inverse=True, return_counts=True)
-    if len(values) < 2:
-        return None
-    mass, gaps = np.bincount(level, weights), np.diff(values)
-    origin, step = lattice_of(values, counts)
-    central = _central(values, mass)
-    apart = np.maximum(np.append(0, gaps), np.append(gaps, 0)) >= FINE * central
-    often = (counts > 1) & (apart | (counts >= FINE * len(x)))
-    tied = float(mass[often].sum())
-    if tied < 0.02:
-        if not step:
-            return None
-        often[:] = False
-    heavy = often & (mass >= ATOM) & (counts >= 5)
-    rest = ~heavy
-    several = bool(mass[rest & often].sum() > 0.5 * mass[rest].sum() or not rest.any())
-    full = tied > 0.9 and (bool(step) or several)  # no other values than these
-    if step:
-        cells = values + step / 2 * np.array([[-1.0], [1.0]])
-    elif several:
-        below, above = np.append(gaps[:1], gaps) / 2, np.append(gaps, gaps[-1:]) / 2
-        cells = np.stack([values - below, values + above])
-    else:
-        cells, often = np.stack([values, values]), heavy
-    width = np.diff(cells, axis=0)[0]
-    # The density of the rest, so that heavy values are as dense, but grow to twice its range at most.
-    left = max(mass[rest].sum(), mass[heavy].sum() / 2)
-    density = 0.9 * left / (_central(values[rest], mass[rest]) or central)
-    if step or several:
-        beside = np.maximum(np.append(0, mass[:-1]), np.append(mass[1:], 0))
-        heavy &= (mass >= HEAVY * density * width) & (mass >= 3 * beside)
-    grown = np.where(heavy, np.maximum(mass / density - width, 0), 0)
-    shift = np.cumsum(grown) - grown
-    rooms = cells + np.stack([shift, shift + grown])
-    few = full and len(values) <= LEVELS
-    atoms = heavy.copy()
-    if few or (full and not step):
-        atoms[:] = True
-    ends = (values[0], values[-1])
-    least, most = (
-        end if full or (not width[k] and atoms[k]) else far
-        for end, k, far in zip(ends, (0, -1), (-FAR, FAR), strict=True)
-    )
-    kind = _in_words(values, step, full, few, int(heavy.sum()), several)
-    unit = np.where(width > 0, width, 1.0)
-    separate = few or (not step and not several and 0 < heavy.sum() <= 3)
-    lattice = (origin, step, least, most)
-    repeated = often[level]
-    return Column(kind, tied, repeated, values, level, cells, rooms, atoms, unit, separate, lattice)
-
-
-def _central(values: np.ndarray, mass: np.ndarray) -> float:
-    """Return the width of the central nine tenths of sorted values, or of all if that is zero."""
-    if len(values) < 2:
-        return 0.0
-    share = (np.cumsum(mass) - mass / 2) / mass.sum()
-    low, high = np.interp([0.05, 0.95], share, values)
-    return float(high - low) or float(np.ptp(values))
-
-
-def _in_words(
-    values: np.ndarray, step: float, full: bool, few: bool, heavy: int, several: bool
-) -> str:
-    parts = []
-    if few:
-        parts.append(f"{len(values)} levels")
-    elif step:
-        parts.append(f"steps of {step:.6g}")
-    elif several:
-        parts.append(f"{len(values)} values" if full else "repeated values")
-    if heavy and not few:
-        parts.append(f"{heavy} atom{'s' * (heavy > 1)}")
-    return " with ".join(parts) or "repeated values"
 
 
 def _strata(

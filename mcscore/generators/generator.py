@@ -25,7 +25,14 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore._arrays import is_traced, rounded_up, shapes
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, points
-from mcscore.frames import AffineFrame, GaussianizedFrame, Identity, OpenedFrame
+from mcscore.frames import (
+    AffineFrame,
+    BoundedFrame,
+    GaussianizedFrame,
+    Identity,
+    OpenedFrame,
+    PeriodicFrame,
+)
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
 from mcscore.storage import read_tensors, replacing, write_tensors
@@ -33,7 +40,9 @@ from mcscore.storage import read_tensors, replacing, write_tensors
 FORMAT = "mcscore.generator"
 FORMAT_VERSION = "1"
 FRAMES = {kind.__name__: kind for kind in (Identity, AffineFrame, GaussianizedFrame)}
-OPENED = ("values", "cells", "rooms", "heights", "lattice", "driven")
+OUTER = dict(
+    bounded=BoundedFrame, opened=OpenedFrame, periodic=PeriodicFrame
+)  # from the inside out
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
@@ -125,7 +134,10 @@ class Generator:
     def sample_and_log_prob(
         self, key: Array, n: int
     ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
-        """Return ``n`` samples, ties not restored, and their log density; no inversion is needed."""
+        """Return ``n`` samples, ties not restored, and their log density; no inversion is needed.
+
+        The log density is NaN where the network folds, see ``Agreement.folded``.
+        """
         at_least(0, n=n)
         key = as_key(key)
         size = DENSITY_CHUNK
@@ -172,15 +184,12 @@ class Generator:
         """Write everything to one safetensors file, moved into place when complete. No pickle."""
         tensors = {f"params/{k}": v for k, v in flatten_dict(self.params, sep="/").items()}
         tensors |= {f"encoder/{k}": v for k, v in flatten_dict(self.encoder or {}, sep="/").items()}
-        inner = self.frame.inner if isinstance(self.frame, OpenedFrame) else self.frame
-        tensors |= {f"frame/{k}": v for k, v in _fields(inner).items()}
-        if inner is not self.frame:
-            tensors |= {f"opened/{k}": v for k, v in _fields(self.frame).items() if k in OPENED}
+        tensors |= {f"{part}/{k}": v for part, k, v in _frame_fields(self.frame)}
         header = dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,
             network=json.dumps(dataclasses.asdict(self.network)),
-            frame=type(inner).__name__,
+            frame=type(_innermost(self.frame)).__name__,
             about=json.dumps(self.about),
             versions=json.dumps({name: _version(name) for name in ("mcscore", "jax", "flax")}),
         )
@@ -209,9 +218,9 @@ def _density(generator: Generator, x: Array) -> Density:
 def _sample_density(generator: Generator, key: Array, index: Array) -> tuple[Array, Array]:
     shape = DENSITY_CHUNK, generator.dimension
     z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
-    y, log_prob, _ = push_forward(partial(generator.network.apply, generator.params), z)
+    y, log_prob, sign = push_forward(partial(generator.network.apply, generator.params), z)
     x = generator.frame.inverse(y)
-    return x, log_prob + generator.frame.log_det(x)
+    return x, jnp.where(sign > 0, log_prob, jnp.nan) + generator.frame.log_det(x)
 
 
 @jax.jit
@@ -243,8 +252,9 @@ def load(path: str | os.PathLike) -> Generator:
         if "frame/ties" in tensors:
             raise ValueError("ties as mcscore 0.1 kept them: fit it anew")
         frame = FRAMES[name](**_part(tensors, "frame/"))
-        if opened := _part(tensors, "opened/"):
-            frame = OpenedFrame(**opened, inner=frame)
+        for prefix, kind in OUTER.items():
+            if found := _part(tensors, f"{prefix}/"):
+                frame = kind(**found, inner=frame)
         encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
         about = json.loads(metadata["about" if "about" in metadata else "settings"])
         if not isinstance(about, dict):
@@ -274,10 +284,7 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
 
 def _check_frame(frame: Any, d: int) -> None:
     """Raise ``ValueError`` unless the frame's arrays fit each other and ``d`` columns."""
-    fields = _fields(frame)
-    if isinstance(frame, OpenedFrame):
-        fields = _fields(fields.pop("inner")) | fields
-    found = {name: np.shape(value) for name, value in fields.items()}
+    found = {name: np.shape(value) for _, name, value in _frame_fields(frame)}
     tied = (d, *found.get("values", (d, 1))[1:])
     table = (d, *found.get("knots", (d, 0))[1:])
     wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
@@ -285,14 +292,24 @@ def _check_frame(frame: Any, d: int) -> None:
     wanted |= dict(
         driven=(d,), heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d)
     )
+    wanted |= dict.fromkeys(("ends", "scales", "nearest"), (2, d))
+    wanted |= dict.fromkeys(("periods", "cuts", "starts"), (d,))
     for name, shape in found.items():
         if shape != wanted[name]:
             raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
 
 
-def _fields(frame: Any) -> dict[str, Any]:
+def _innermost(frame: Any) -> Any:
+    return _innermost(frame.inner) if hasattr(frame, "inner") else frame
+
+
+def _frame_fields(frame: Any) -> list[tuple[str, str, Any]]:
+    """Return part, name and value of every array of a frame and of those inside it."""
+    names = {kind: part for part, kind in OUTER.items()}
     found = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
-    return {name: value for name, value in found.items() if value is not None}
+    inner = _frame_fields(found.pop("inner")) if "inner" in found else []
+    part = names.get(type(frame), "frame")
+    return inner + [(part, name, value) for name, value in found.items() if value is not None]
 
 
 def _version(package: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,18 @@ from jaxtyping import Array
 
 from mcscore._arrays import on_device
 from mcscore._validation import Table, as_key, at_least, of_type
-from mcscore.frames import FrameKind, Placed, merged, placed
+from mcscore.frames import (
+    NOWHERE,
+    Frame,
+    FrameKind,
+    Identity,
+    Placed,
+    bounds_of,
+    merged,
+    periods_of,
+    placed,
+    suspected,
+)
 from mcscore.jet import Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
 from mcscore.mixtures.layout import moments
@@ -24,6 +36,8 @@ def mixture(
     kernel: Kernel = Dirac(),
     weights: Any = None,
     groups: Any = None,
+    bounds: Mapping[Any, Any] | None = None,
+    periodic: Mapping[Any, Any] | None = None,
     frame: FrameKind | None = None,
     key: Array | None = None,
     block_rows: int = BLOCK_ROWS,
@@ -41,6 +55,11 @@ def mixture(
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
         groups: A label per row, (n,), of rows that belong together (one patient's, one chain's): they are
             held out together where the law is chosen by held-out likelihood.
+        bounds: Ends of columns, by name or number: ``{"age": (0, None), 3: (0, 1)}``. No draw lies
+            outside, and the density inside integrates to one. Kernels live in the coordinates of
+            ``frames.BoundedFrame``. ``report.suspected`` names columns that seem to have ends.
+        periodic: Periods of columns, ``{"phi": 2 * np.pi}``, or (start, end). The circle is cut open where
+            rows are fewest: across the cut the density need not be continuous.
         frame: Coordinates of the law (``Identity()``, ``Affine()``, ``Gaussianize()``), fitted to ``x``,
             or a frame fitted elsewhere; by default what ``Auto()`` chooses, else the identity (columns of
             different units need more).
@@ -50,8 +69,9 @@ def mixture(
         evaluation: How the law is to be evaluated; by default as suits the device.
 
     Raises:
-        ValueError: If ``x`` is not a non-empty table of finite numbers, or ``weights`` do not fit; with
-            ``Auto()`` also of fewer than five rows, or with a constant column.
+        ValueError: If ``x`` is not a non-empty table of finite numbers; if ``weights``, ``groups``,
+            ``bounds`` or ``periodic`` do not fit it, or the frame, fitted elsewhere, does not suit the
+            latter; with ``Auto()`` also of fewer than five rows, or with a constant column.
 
     >>> from mcscore import Isotropic
     >>> law = mixture(np.eye(3), kernel=Isotropic(0.5))
@@ -66,16 +86,38 @@ def mixture(
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
     labels = _checked_groups(groups, table)
+    ends, circles = bounds_of(bounds, table), periods_of(periodic, table)
+    if any(isinstance(f, Frame) and not isinstance(f, Identity) for f in frames) and (
+        bounds or periodic
+    ):
+        raise ValueError(
+            "bounds, periodic: expected a frame yet to be fitted, such as mcs.Gaussianize()"
+        )
     kept, weights, copies = merged(table.values, table.weights)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
+    if circles is not None:
+        for j in (
+            []
+            if ends is None
+            else np.flatnonzero(circles.periods * (np.abs(ends) < NOWHERE).any(0))
+        ):
+            raise ValueError(f"periodic: {table.label(j)} has bounds too")
+        values, ends = circles.turned(values, circles.cuts), circles.ends(ends)
     asked = [frame.spreads_ties for frame in frames]
     if any(kernel.spreads_ties if spreads is None else spreads for spreads in asked):
         tables = placed(spread_key, values, weights)
     else:
         tables = [Placed.of(values, weights)]
+    if ends is not None:
+        tables = [way.between(ends) for way in tables]
+    if circles is not None:
+        tables = [way._replace(periodic=circles) for way in tables]
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
     chosen = kernel.choose(kernel_key, tables, frames, block_rows)
+    found = chosen.table.columns
+    known = [j for j, c in enumerate(found) if c is not None and c.lattice[2] > -NOWHERE]
+    known += [] if ends is None else np.flatnonzero((np.abs(ends) < NOWHERE).any(0)).tolist()
     full = np.isfinite(chosen.blocks.log_weights)
     report = Report(
         rows=len(table.values),
@@ -85,8 +127,9 @@ def mixture(
         blocks=len(full),
         padding=1 - float(full.mean()),
         copies=copies,
-        tied={j: c.tied for j, c in enumerate(chosen.table.columns) if c is not None and c.tied},
-        kinds={j: c.kind for j, c in enumerate(chosen.table.columns) if c is not None},
+        tied={j: c.tied for j, c in enumerate(found) if c is not None and c.tied},
+        kinds={j: c.kind for j, c in enumerate(found) if c is not None},
+        suspected=suspected(table, known),
         **chosen.evidence,
     )
     fitted = chosen.table.frame(chosen.fitted)

@@ -37,6 +37,7 @@ class Report:
         tied: Share of tied rows in columns where values repeat (integers, atoms).
         copies: Share of rows that equal another one; they are merged into weights.
         kinds: What the columns are that are not continuous: of levels, in steps, with atoms.
+        suspected: Ends at which columns seem to stop, as ``mixture(bounds=)`` takes them.
         curve: Every trial of ``Auto``.
     """
 
@@ -51,6 +52,7 @@ class Report:
     tied: dict[int, float] = field(default_factory=dict, repr=False)
     copies: float = 0.0
     kinds: dict[int, str] = field(default_factory=dict, repr=False)
+    suspected: dict[int, str] = field(default_factory=dict, repr=False)
     curve: list[Trial] = field(default_factory=list, repr=False)
 
     @property
@@ -76,6 +78,9 @@ class Report:
             "not continuous": ", ".join(f"{j} ({kind})" for j, kind in self.kinds.items())
             or "none",
         }
+        if self.suspected:
+            ends = ", ".join(f"{j}: {ends}" for j, ends in self.suspected.items())
+            lines["seem to have ends"] = f"bounds={{{ends}}}"
         return text_table(["", ""], lines.items(), left=2)
 
     __repr__ = __str__  # a mixture's shows the fields instead, those with repr=False left out

@@ -191,7 +191,8 @@ def choose(
 ) -> Choice:
     """Return the best law found for one of the ``tables`` (n, d), in blocks of at most ``rows`` of its rows.
 
-    The curve is of frames as fitted; the reported likelihood is of the calibrated one.
+    Atoms among other values keep their mass in frames that are calibrated: where there are any, others are no
+    candidates. The curve is of frames as fitted; the reported likelihood is of the calibrated one.
 
     Raises:
         ValueError: If there are fewer than five rows (a fifth is held out), or a column is constant.
@@ -215,6 +216,8 @@ def choose(
             for key, part in zip(keys, held, strict=True)
         ]
 
+    if any(column is not None and column.has_bare_atoms for column in tables[0].columns):
+        frames = tuple(frame for frame in frames if frame.spreads_ties) or frames
     search, candidates = _Search(auto), [(table, frame) for table in tables for frame in frames]
     chosen = candidates[0]
     if len(candidates) > 1:  # on part of the rows: their difference is large or does not matter

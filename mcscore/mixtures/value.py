@@ -171,7 +171,10 @@ class Mixture:
         d = self.dimension
         (given, along), (frame, onto) = self.frame.part(columns, d), self.frame.part(rest, d)
         found = jnp.asarray(found, self.dtype) if self._is_traced() else found
-        at = (jnp.asarray(a[:, 0], self.dtype) for a in given.places(found[None]))
+        places, gains = given.places(found[None])
+        if not is_traced(gains) and np.isneginf(np.asarray(gains)).all():
+            raise ValueError(f"values: {np.asarray(found)} lies outside the bounds of the columns")
+        at = (jnp.asarray(a[:, 0], self.dtype) for a in (places, gains))
         onto, along = (jnp.asarray(matrix, self.dtype) for matrix in (onto, along))
         return self._derived(_conditional(self.blocks, onto, along, *at), frame, rest)
 

@@ -174,3 +174,22 @@ def test_refine_names_what_is_wrong(rough, key):
         mcs.refine(key, generator, mcs.mixture(np.eye(2)), pairs)
     with pytest.raises(ValueError, match="mixture: expected 2 columns"):
         mcs.refine(key, generator, mcs.mixture(np.eye(3), kernel=mcs.Isotropic(1.0)), pairs)
+
+
+def test_folds_are_reported_and_have_no_density():
+    """A network of random weights folds: where noise has a negative determinant there is no density."""
+    network = mcs.MLP(width=16, depth=2)
+    noisy = lambda a: a + 0.6 * jax.random.normal(jax.random.key(4), a.shape, a.dtype)  # noqa: E731
+    params = jax.tree.map(noisy, network.init(jax.random.key(4), d=2))
+    gen = mcs.Generator(params, mcs.frames.Identity(), network)
+    x, log_q = gen.sample_and_log_prob(jax.random.key(1), 2048)
+    z = jax.random.normal(jax.random.fold_in(jax.random.key(1), 0), (2048, 2), gen.dtype)
+    _, slopes = jacobian(lambda z: network.apply(params, z), z)
+    folds = np.linalg.det(np.asarray(slopes, np.float64)) <= 0
+    assert 0.02 < folds.mean() < 0.6
+    np.testing.assert_array_equal(np.isnan(log_q), folds)
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.5))
+    found = mcs.generators.agreement(jax.random.key(2), gen, law, 2000)
+    error = np.sqrt(folds.mean() * (1 - folds.mean()) * (1 / 2000 + 1 / 2048))
+    assert abs(found.folded - folds.mean()) < 4 * error
+    assert 0 < found.effective_sample_size < 1
