@@ -51,6 +51,20 @@ def _precision(x: Any) -> Any:
     return np.dtype(float) if isinstance(x, np.ndarray) else jax.dtypes.canonicalize_dtype(float)
 
 
+def with_precision(what: str, dtype: Any) -> Any:
+    """Return the ``dtype`` of ``what``, unless JAX would take its double precision for single.
+
+    Raises:
+        ValueError: If it is double and x64 is not enabled.
+    """
+    if dtype == np.float64 and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"{what}: made in float64, which JAX has disabled here; "
+            'jax.config.update("jax_enable_x64", True) enables it'
+        )
+    return dtype
+
+
 def on_device(arrays: Any, dtype: Any = None) -> Any:
     """Return a pytree of NumPy arrays as JAX's, cast on the host to ``dtype``, JAX's default float if None.
 

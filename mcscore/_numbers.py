@@ -44,6 +44,12 @@ def numbers(x: Any, name: str = "x", columns: Sequence[str] | None = None) -> np
             array = array.astype(np.float64)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     except (TypeError, ValueError) as error:
+        missing = getattr(x, "isna", None)  # of pandas
+        if missing is not None and (gone := np.asarray(missing())).ndim == 2 and gone.any():
+            row, j = np.argwhere(gone)[0].tolist()
+            raise ValueError(
+                f"{name}: expected all numbers, got a missing entry{label(j)}, row {row}; leave such rows out"
+            ) from error
         raise ValueError(f"{name}: expected a table of numbers, got {_describe(x)}") from error
     if dates:
         raise ValueError(f"{name}: {DATES.format('')}")

@@ -69,9 +69,13 @@ class Table:
             if weights is not None:
                 raise ValueError(f"weights: {name} is a Table, which has weights of its own")
             return x
-        found = getattr(x, "columns", columns)
+        found = getattr(
+            x, "column_names", getattr(x, "columns", columns)
+        )  # pyarrow's, a DataFrame's
         names = None if found is None else tuple(map(str, found))
         array = numbers(x, name, names)
+        if np.iscomplexobj(array):
+            raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
         values = array.astype(np.float64)
         if values.ndim != 2 or 0 in values.shape:
             raise ValueError(
@@ -79,8 +83,6 @@ class Table:
             )
         if names is not None and len(names) != values.shape[1]:
             raise ValueError(f"{name}: got {len(names)} names for {values.shape[1]} columns")
-        if np.iscomplexobj(array):
-            raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
         dtypes = getattr(x, "dtypes", None)  # of a DataFrame, one per column
         dtypes = [array.dtype] * values.shape[1] if dtypes is None else dtypes
         kinds = tuple(KINDS.get(getattr(dtype, "kind", "f"), "real") for dtype in dtypes)
@@ -114,10 +116,23 @@ class Table:
                 f"{self.label(column)}, row {row} ({len(np.unique(bad[:, 0]))} rows affected)"
             )
         largest = np.abs(self.values).max(0)
-        if (largest > np.sqrt(np.finfo(self.dtype).max)).any():
+        number = np.finfo(self.dtype)
+        for j in np.flatnonzero((largest > 0) & (largest < number.tiny / number.eps)):
+            raise ValueError(
+                f"{self.name}: values of {self.label(j)} reach {largest[j]:.3g}, which {self.dtype} cannot "
+                "resolve; rescale the column"
+            )
+        if (largest > np.sqrt(number.max)).any():
             raise ValueError(
                 f"{self.name}: values of {self.label(int(np.argmax(largest)))} reach {largest.max():.3g}, "
                 f"whose square overflows {self.dtype}; rescale the column"
+            )
+
+    def require_variation(self) -> None:
+        """Raise ``ValueError`` if a column is constant."""
+        for j in np.flatnonzero(np.ptp(self.values, axis=0) == 0):
+            raise ValueError(
+                f"{self.name}: {self.label(j)} is constant ({self.values[0, j]:g}); leave it out"
             )
 
     def require_spread(self) -> None:
@@ -213,7 +228,7 @@ def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x
     >>> points([1.0, 2.0], 2, None).shape
     (1, 2)
     """
-    own = getattr(x, "columns", None)
+    own = getattr(x, "column_names", getattr(x, "columns", None))
     if columns is not None and own is not None:
         own = [str(c) for c in own]
         if sorted(own) != sorted(columns):
@@ -297,4 +312,6 @@ def of_type(kind: type | tuple[type, ...], example: str, **values: Any) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, kind):
-            raise ValueError(f"{name}: expected a value such as {example}, got {value!r}")
+            shape = getattr(value, "shape", None)
+            got = repr(value) if shape is None else f"{type(value).__name__} of shape {shape}"
+            raise ValueError(f"{name}: expected a value such as {example}, got {got}")

@@ -113,6 +113,7 @@ def fit_stages(
     table = Table.of(x, weights)
     table.require_spread()
     at_least(2, pairs=pairs)
+    pairs = int(pairs)
     check_law(kernel, frame)
     of_type(Schedule, "mcs.Cosine()", schedule=schedule)
     if refine is not None:

@@ -46,10 +46,15 @@ def _sklearn(loader: str) -> np.ndarray:
 def split(key: Array, x: np.ndarray, *shares: float) -> list[np.ndarray]:
     """Return disjoint random parts of the rows, one per share; the last share takes the rest.
 
+    Raises:
+        ValueError: If a share is no positive number, or a part would be empty.
+
     >>> import jax
     >>> [len(part) for part in split(jax.random.key(0), np.zeros((10, 1)), 0.5, 0.5)]
     [5, 5]
     """
+    if not shares or not all(isinstance(s, int | float) and 0 < s < np.inf for s in shares):
+        raise ValueError(f"shares: expected positive numbers, got {shares}")
     order = host_generator(as_key(key)).permutation(len(x))
     bounds = (np.cumsum(shares[:-1]) / sum(shares) * len(x)).round().astype(int)
     return [np.asarray(x)[part] for part in np.split(order, bounds)]

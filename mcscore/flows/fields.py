@@ -11,16 +11,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from mcscore._validation import of_type, points
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule, Time
 
-Points = Float[ArrayLike, "b d"]
+Points = Float[ArrayLike, "b d"] | Float[ArrayLike, "d"]
 
 
-@partial(jax.jit, static_argnames="laplacian")
 def evaluate(
     x_t: Points,
     t: Time,
@@ -41,18 +42,30 @@ def evaluate(
         laplacian: Whether to compute the Laplacian too (score only).
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or a known time is not in ``[0, 1]``.
 
     >>> from mcscore import Isotropic, Linear, mixture
     >>> evaluate(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).log_p.shape
     (1,)
     """
-    x_t = jnp.asarray(x_t, mixture.dtype)
+    of_type(Mixture, "mcs.mixture(x, ...)", mixture=mixture)
+    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
+    if isinstance(t, int | float | np.ndarray | np.number):  # known without waiting for a device
+        for late in np.ravel(t)[~((np.ravel(t) >= 0) & (np.ravel(t) <= 1))]:
+            raise ValueError(f"t: expected times in [0, 1], got {late}")
     t = jnp.asarray(t, x_t.dtype)
     if t.ndim > 1 or (t.ndim == 1 and t.shape != x_t.shape[:1]):
         raise ValueError(
             f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
         )
+    return _evaluate(x_t, t, mixture, schedule, reading, laplacian)
+
+
+@partial(jax.jit, static_argnums=5)
+def _evaluate(
+    x_t: Array, t: Array, mixture: Mixture, schedule: Schedule, reading: Reading, laplacian: bool
+) -> Jet:
     alpha, variance, *rates = schedule.rates(t)
     return stream(
         x_t,

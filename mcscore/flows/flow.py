@@ -10,17 +10,18 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from mcscore._arrays import is_zero
-from mcscore._validation import at_least
+from mcscore._validation import at_least, of_type, points
 from mcscore.flows.clocks import CanonicalClock, Clock
-from mcscore.flows.fields import velocity
+from mcscore.flows.fields import Points, velocity
 from mcscore.flows.solvers import AdamsBashforth
 from mcscore.mixtures.layout import mean_of
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 
+TOLERANCES = ("rtol", "atol")
 DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations
 
 
@@ -28,7 +29,7 @@ class Flow(NamedTuple):
     """A solved flow.
 
     Attributes:
-        points: End points (b, d), or (saves, b, d); NaN where the solver failed.
+        points: End points (b, d), or (saves, b, d); NaN where the solver failed or the start is not finite.
         result: diffrax's ``RESULTS``, ``diffrax.RESULTS.successful`` or the reason of failure.
         steps: Number of steps tried.
     """
@@ -39,7 +40,7 @@ class Flow(NamedTuple):
 
 
 def solve_flow(
-    start: Float[ArrayLike, "b d"],
+    start: Points,
     mixture: Mixture,
     schedule: Schedule,
     *,
@@ -60,7 +61,8 @@ def solve_flow(
         clock: In which variable steps are equal.
         solver: Any of diffrax's ODE solvers.
         steps: Number of equal steps (default 9), unless a controller is given.
-        stepsize_controller: Any of diffrax's, for adaptive steps; its tolerances are traced.
+        stepsize_controller: Any of diffrax's, for adaptive steps; its tolerances are traced. The times of
+            a ``StepTo`` count as shares of the way.
         saves: Return so many points of each trajectory, ends included, instead of the end only.
 
     Raises:
@@ -95,9 +97,9 @@ def _arguments(
     start, mixture, schedule, to_data, clock, solver, steps, stepsize_controller, saves
 ) -> tuple:
     """Return the arguments of ``_solve``, checked."""
-    start = jnp.asarray(start, mixture.dtype)
-    if start.ndim != 2 or start.shape[1] != mixture.dimension:
-        raise ValueError(f"start: expected shape (points, {mixture.dimension}), got {start.shape}")
+    of_type(Mixture, "mcs.mixture(x, ...)", mixture=mixture)
+    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    start = jnp.asarray(points(start, mixture.dimension, None, "start"), mixture.dtype)
     if steps is not None and stepsize_controller is not None:
         raise ValueError("steps: expected None beside a stepsize_controller, which chooses them")
     if steps is not None:
@@ -111,10 +113,10 @@ def _arguments(
 
 
 def _is_tolerance(controller: Any) -> Any:
-    """Mark the leaves of a controller to trace: tolerances; its other numbers decide structure."""
+    """Mark the leaves of a controller to trace: arrays, tolerances; other numbers decide structure."""
 
-    def traced(path, _):
-        return bool(path) and getattr(path[-1], "name", "") in ("rtol", "atol")
+    def traced(path, leaf):
+        return eqx.is_array(leaf) or (bool(path) and getattr(path[-1], "name", "") in TOLERANCES)
 
     return jax.tree_util.tree_map_with_path(traced, controller)
 
@@ -135,10 +137,15 @@ def _solve(
     shift = jnp.stack([within[0][0] * mean, 0 * mean])
     scale = scale * jnp.sqrt(jnp.stack([_total(outer, remaining)[0], jnp.ones((), start.dtype)]))
     begin, end = (0, 1) if to_data else (1, 0)
+    bad = ~jnp.isfinite(start).all(1, keepdims=True)  # one row must not stop the others' steps
+    start = jnp.where(bad, 0, start)
     t0, t1 = times[begin], times[end]
 
     if steps is None:
         controller, dt0 = eqx.combine(numbers, choices), None
+        if isinstance(controller, diffrax.StepTo):  # shares of the way
+            shares = (controller.ts - controller.ts[0]) / (controller.ts[-1] - controller.ts[0])
+            controller = diffrax.StepTo(ts=(t0 * (1 - shares) + t1 * shares).astype(start.dtype))
         dt0 = (t1 - t0) / 100 if isinstance(controller, diffrax.ConstantStepSize) else None
     else:
         controller, dt0 = diffrax.StepTo(ts=jnp.linspace(t0, t1, steps + 1)), None
@@ -160,9 +167,10 @@ def _solve(
     )
     assert solution.ys is not None
     failed = solution.result != diffrax.RESULTS.successful
-    points = jnp.where(failed, jnp.nan, (solution.ys - shift[end][None, None]) / scale[end])
-    points = points[0] if saves is None else points
-    return Flow(points, solution.result, solution.stats["num_steps"])
+    ends = jnp.where(
+        failed | bad[None], jnp.nan, (solution.ys - shift[end][None, None]) / scale[end]
+    )
+    return Flow(ends[0] if saves is None else ends, solution.result, solution.stats["num_steps"])
 
 
 def _total(moments: tuple[Array, Array], reference: Array) -> Array:
@@ -172,7 +180,7 @@ def _total(moments: tuple[Array, Array], reference: Array) -> Array:
 
 
 def transport(
-    z: Float[ArrayLike, "b d"],
+    z: Points,
     mixture: Mixture,
     schedule: Schedule,
     *,
@@ -202,7 +210,7 @@ def transport(
 
 
 def encode(
-    x: Float[ArrayLike, "b d"],
+    x: Points,
     mixture: Mixture,
     schedule: Schedule,
     *,
@@ -226,7 +234,7 @@ def encode(
 
 
 def trajectory(
-    z: Float[ArrayLike, "b d"],
+    z: Points,
     mixture: Mixture,
     schedule: Schedule,
     *,

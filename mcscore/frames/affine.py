@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcscore._arrays import floating, library_of, like, shapes
-from mcscore.frames.frame import Frame, FrameKind
+from mcscore.frames.frame import Frame, FrameKind, require_variation
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +123,12 @@ class Affine(FrameKind):
     whiten: bool = False
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> AffineFrame:
-        """Return the frame in which ``x`` (n, d), weighted, has mean 0 and variance 1."""
+        """Return the frame in which ``x`` (n, d), weighted, has mean 0 and variance 1.
+
+        Raises:
+            ValueError: If a column is constant.
+        """
+        require_variation(x)
         share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
         shift = share @ x
         centered = x - shift

@@ -21,6 +21,14 @@ import numpy as np
 COARSE = 1e-3  # of a coordinate's standard deviation
 
 
+def require_variation(x: np.ndarray) -> None:
+    """Raise ``ValueError`` naming the first column of ``x`` (n, d) that is constant: it has no scale."""
+    for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
+        raise ValueError(
+            f"x: column {j} is constant ({x[0, j]:g}): a frame cannot scale it; leave it out"
+        )
+
+
 @dataclass(frozen=True)
 class FrameKind:
     """Base of what can be asked for as a frame: a kind that is yet to be fitted, or a fitted frame.

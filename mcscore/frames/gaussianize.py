@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcscore._arrays import by_column, floating, in_chunks, library_of, like, shapes
+from mcscore._validation import at_least
 from mcscore.frames.affine import Affine, AffineFrame
-from mcscore.frames.frame import Frame, FrameKind
+from mcscore.frames.frame import Frame, FrameKind, require_variation
 from mcscore.frames.splines import (
     distribution,
     fit_spline,
@@ -163,6 +164,10 @@ class Gaussianize(FrameKind):
     dequantize: bool = True
     breaks: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.knots is not None:
+            at_least(2, knots=self.knots)
+
     @property
     def spreads_ties(self) -> bool:  # type: ignore[override]
         """Whether ties are to be spread first."""
@@ -173,7 +178,12 @@ class Gaussianize(FrameKind):
         return replace(self, breaks=breaks)
 
     def fit(self, x: np.ndarray, weights: np.ndarray | None = None) -> GaussianizedFrame:
-        """Return the frame fitted to ``x`` (n, d) with row ``weights``."""
+        """Return the frame fitted to ``x`` (n, d) with row ``weights``.
+
+        Raises:
+            ValueError: If a column is constant.
+        """
+        require_variation(x)
         share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
         size = 1 / np.sum(share**2)
         count = self.knots or int(np.clip(max(1.5 * size**0.35, size / 170), 6, 250))

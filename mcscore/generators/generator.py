@@ -22,7 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._arrays import is_traced, rounded_up, shapes
+from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, points
 from mcscore.frames import (
@@ -80,8 +80,8 @@ class Generator:
 
     @property
     def dtype(self) -> Any:
-        """Precision of the parameters."""
-        return self.params["Dense_0"]["bias"].dtype
+        """Precision of the parameters; an error where it is double and JAX has been set to single since."""
+        return with_precision("generator", self.params["Dense_0"]["bias"].dtype)
 
     def __call__(self, z: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
         """Return the data points of noise ``z``: a smooth map, ties not restored (see ``sample``).

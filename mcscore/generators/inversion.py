@@ -6,9 +6,9 @@ Newton's method solves ``G(z) = y``; then
 
 Every value carries its certificate: how well the equation is solved, in how many steps, and the sign of
 the determinant. The flow that a generator learns preserves orientation; where the sign is negative the
-network folds, several ``z`` share one ``y``, and the value is no density. The certificate is of the noise that was
-found: whether noise elsewhere, beyond a fold, reaches the same point it does not say. ``Agreement.folded``
-is the share of noise in folds; where that is zero, no point is reached twice.
+network folds, several ``z`` share one ``y``, and the value is no density. The certificate is of the noise
+that was found; that no other noise, beyond a fold, reaches the same point, it does not say.
+``Agreement.folded`` is the share of noise in folds: where that is zero, no point is reached twice.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class MLP:
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
             at_least(1, **{name: getattr(self, name)})
+            object.__setattr__(self, name, int(getattr(self, name)))  # of NumPy's, too
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {self.activation!r}")
         if self.products not in PRODUCTS:

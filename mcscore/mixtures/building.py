@@ -23,7 +23,7 @@ from mcscore.frames import (
     placed,
     suspected,
 )
-from mcscore.jet import Evaluation
+from mcscore.jet import Blocks, Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
@@ -85,6 +85,8 @@ def mixture(
     of_type(Evaluation, "mcs.jet.Evaluation()", evaluation=evaluation)
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
+    if not all(isinstance(f, Frame) for f in frames):  # they scale columns
+        table.require_variation()
     labels = _checked_groups(groups, table)
     ends, circles = bounds_of(bounds, table), periods_of(periodic, table)
     if any(isinstance(f, Frame) and not isinstance(f, Identity) for f in frames) and (
@@ -133,8 +135,27 @@ def mixture(
         **chosen.evidence,
     )
     fitted = chosen.table.frame(chosen.fitted)
-    blocks, width, variance = on_device((chosen.blocks, *moments(chosen.blocks)), table.dtype)
+    width, variance = moments(chosen.blocks)
+    _check_resolution(table.dtype, chosen.kernel, chosen.blocks, float(width), float(variance))
+    blocks, width, variance = on_device((chosen.blocks, width, variance), table.dtype)
     return Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
+
+
+def _check_resolution(
+    dtype: Any, kernel: Kernel, blocks: Blocks, width: float, variance: float
+) -> None:
+    """Raise ``ValueError`` unless numbers of a ``dtype`` hold the law's widths and tell its rows apart."""
+    number = np.finfo(dtype)
+    if 0 < width < number.eps * np.sqrt(variance):
+        raise ValueError(
+            f"kernel: {kernel} has a width of {width / np.sqrt(variance):.2g} times the data's deviation, "
+            f"finer than {dtype} resolves; Dirac() is the empirical measure"
+        )
+    if 0 < np.min(blocks.variances, initial=1, where=blocks.variances > 0) < number.tiny:
+        raise ValueError(
+            f"x: the law spreads by {np.sqrt(variance):.2g} in its own coordinates, and the squares of its "
+            f"widths underflow {dtype}; frame=mcs.Affine() standardizes the columns"
+        )
 
 
 def _checked_groups(groups: Any, table: Table) -> np.ndarray | None:

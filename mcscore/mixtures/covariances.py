@@ -86,7 +86,7 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     masses = [weights[index].sum() for index in members]
     values, vectors = np.linalg.eigh(np.average(covariances, axis=0, weights=masses))
     overall = _covariance(x, weights)[1]
-    floor = 1e-6 * np.trace(overall) / len(overall) + 1e-12
+    floor = 1e-6 * np.trace(overall) / len(overall) or 1e-12  # of equal rows, any
     root = _scaled(vectors, np.sqrt(np.maximum(values, floor)))
     inverse = np.linalg.inv(root)
     amounts, sizes, effective = [], [], []

@@ -257,5 +257,6 @@ def scott(rows: float | int, dimension: int) -> float:
 
 
 def _check_bandwidth(h: Any) -> None:
-    if not h > 0:
-        raise ValueError(f"h: expected a positive bandwidth, got {h}")
+    number = isinstance(h, int | float | np.number | np.ndarray | jax.Array)
+    if not number or not 0 < h < np.inf:
+        raise ValueError(f"h: expected a positive bandwidth, got {h!r}")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import host_generator
-from mcscore._validation import Table
+from mcscore._validation import Table, at_least, of_type
 from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import SMALL, calibrated
@@ -57,6 +57,17 @@ class Auto(Kernel):
     partitions: int | None = None
     most_clusters: int = 160
     most_rows: int = MOST_ROWS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.closeness < np.inf:
+            raise ValueError(f"closeness: expected a positive number, got {self.closeness!r}")
+        if not self.frames:
+            raise ValueError("frames: expected one candidate at least, got none")
+        for frame in self.frames:
+            of_type(FrameKind, "mcs.Affine()", frames=frame)
+        at_least(1, most_clusters=self.most_clusters, most_rows=self.most_rows)
+        if self.partitions is not None:
+            at_least(1, partitions=self.partitions)
 
     def usual_frames(self, table: Table) -> tuple[FrameKind, ...]:
         """Return the candidates."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._arrays import is_traced, is_zero, rounded_up, shapes
+from mcscore._arrays import is_traced, is_zero, rounded_up, shapes, with_precision
 from mcscore._validation import as_key, at_least, column_numbers, points
 from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
@@ -66,8 +66,8 @@ class Mixture:
 
     @property
     def dtype(self) -> Any:
-        """Precision of the law."""
-        return self.blocks.rows.dtype
+        """Precision of the law; an error where it is double and JAX has been set to single since."""
+        return with_precision("law", self.blocks.rows.dtype)
 
     def points(self) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
         """Return the centers ``m_i`` and log weights, padding (log weight ``-inf``) included."""
@@ -176,7 +176,12 @@ class Mixture:
             raise ValueError(f"values: {np.asarray(found)} lies outside the bounds of the columns")
         at = (jnp.asarray(a[:, 0], self.dtype) for a in (places, gains))
         onto, along = (jnp.asarray(matrix, self.dtype) for matrix in (onto, along))
-        return self._derived(_conditional(self.blocks, onto, along, *at), frame, rest)
+        law = _conditional(self.blocks, onto, along, *at)
+        if not is_traced(law[2]) and not np.isfinite(law[2]):
+            raise ValueError(
+                f"values: {np.asarray(values)} lies too far outside the data for {self.dtype}"
+            )
+        return self._derived(law, frame, rest)
 
     def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:
         """Return a mixture without a report: what was measured of this one does not hold for it."""
@@ -225,9 +230,10 @@ class Mixture:
         (5, 2)
         """
         at_least(0, n=n)
+        n = int(n)
         if self._is_traced(key):
             return _sample(as_key(key), self, n)
-        if not self._is_coarse:
+        if self.dtype and not self._is_coarse:
             return _sample(as_key(key), self, rounded_up(n))[:n]
         y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
         return self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))

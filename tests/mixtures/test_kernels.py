@@ -229,6 +229,38 @@ def test_reports_do_not_recompile(key):
     x = two_clusters(100)
     laws = [mcs.mixture(x + shift, kernel=mcs.Isotropic(0.3)) for shift in (0.0, 1.0)]
     mcs.score(jnp.zeros((1, 3)), 0.5, laws[0], mcs.Cosine())
-    before = fields.evaluate._cache_size()
+    before = fields._evaluate._cache_size()
     mcs.score(jnp.zeros((1, 3)), 0.5, laws[1], mcs.Cosine())
-    assert fields.evaluate._cache_size() == before
+    assert fields._evaluate._cache_size() == before
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e-7, 1e9])
+@pytest.mark.parametrize("name", KERNELS)
+def test_units_change_nothing(name, unit):
+    """A law of rows in other units is the law in other units, without a frame to standardize them."""
+    x, kernel = two_clusters().astype(np.float64), KERNELS[name]
+    plain = isinstance(kernel, mcs.Isotropic)
+    changed = mcs.Isotropic(kernel.h * unit, kernel.preserve) if plain else kernel
+    law = mcs.mixture(x, kernel=kernel, block_rows=64)
+    other = mcs.mixture(unit * x, kernel=changed, block_rows=64)
+    expected = np.asarray(law.log_prob(x[:20])) - 3 * np.log(unit)
+    found = np.asarray(other.log_prob(unit * x[:20]))
+    np.testing.assert_allclose(found, expected, atol=1e-6 if X64 else 2e-3)
+
+
+def test_what_single_precision_cannot_hold_is_refused():
+    x = two_clusters().astype(np.float32)
+    for kernel in (mcs.Isotropic(1e-10), mcs.Whitened(1e-9)):
+        with pytest.raises(ValueError, match="finer than float32 resolves"):
+            _in_single(x, kernel)
+    with pytest.raises(ValueError, match="underflow float32"):
+        _in_single(1e-20 * x, mcs.Whitened(0.3))
+    assert np.isfinite(
+        _in_single(1e-20 * x, mcs.Whitened(0.3), mcs.Affine()).log_prob(1e-20 * x)
+    ).all()
+    with pytest.raises(ValueError, match=r"values of column 1 reach .* float32 cannot resolve"):
+        _in_single(x * np.array([1, 1e-37, 1], np.float32), mcs.Whitened(0.3))
+
+
+def _in_single(x, kernel, frame=None):
+    return mcs.mixture(np.asarray(x, np.float32), kernel=kernel, frame=frame)
