@@ -214,8 +214,8 @@ def test_import_is_light():
 
 
 FIT = (
-    "key x * kernel frame schedule weights pairs labelling network encoder refine optimizer epochs "
-    "batch_size validation patience ema progress"
+    "key x * kernel frame schedule weights groups bounds periodic pairs labelling network encoder refine "
+    "optimizer epochs batch_size validation patience ema progress"
 )
 SIGNATURES = {
     "score": "x_t t mixture schedule",
@@ -233,7 +233,7 @@ SIGNATURES = {
     "refine": "key generator mixture pairs * steps batch_size optimizer progress",
     "fit": FIT,
     "fit_stages": FIT,
-    "mixture": "x * kernel weights groups frame key block_rows evaluation",
+    "mixture": "x * kernel weights groups bounds periodic frame key block_rows evaluation",
     "load": "path",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
@@ -12,8 +13,11 @@ from tqdm import tqdm
 
 from mcscore.datasets.literature import source_of
 from mcscore.storage import digest_of_file
+from mcscore.storage.files import write_text
 
 CHUNK = 1 << 20
+PATIENCE, SLOWEST = 60, 1000  # seconds, and bytes per second after them
+MAGIC = {".zip": b"PK", ".tgz": b"\x1f\x8b", ".gz": b"\x1f\x8b"}
 
 
 def fetch(
@@ -41,7 +45,8 @@ def fetch(
 
     Raises:
         ValueError: If ``name`` is unknown or the file's digest is not ``sha256``.
-        OSError: If the server fails, or ends before the file does; what came is kept for the next call.
+        OSError: If the server fails, is slower than 1 kB/s, sends another kind of file, or ends before the
+            file does; what came is kept for the next call, which goes on if the file is still the same.
     """
     source = source_of(name)
     path = Path(root) / source.archive
@@ -57,20 +62,33 @@ def fetch(
 
 
 def _resume(url: str, part: Path, progress: bool) -> None:
-    """Bring ``part`` to its full length, from the length it has."""
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    """Bring ``part`` to its full length, from the length it has, if the server still has that very file."""
+    mark = part.with_name(f"{part.name}.mark")  # what the server calls this version of the file
+    known = mark.read_text() if mark.exists() else ""
+    start = part.stat().st_size if part.exists() and known else 0
+    headers = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
+    request = urllib.request.Request(url, headers={"User-Agent": "mcscore"} | headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
+            sent = answer.headers.get("Content-Range", "")
+            if answer.status == 206 and not sent.startswith(f"bytes {start}-"):
+                part.unlink(missing_ok=True)
+                raise OSError(
+                    f"{url}: expected bytes from {start}, got {sent!r}; call again to start anew"
+                )
             if answer.status != 206:  # the server sends the whole file again
                 start = 0
-            _receive(answer, part, start, progress)
+                part.unlink(missing_ok=True)
+                tag = answer.headers.get("ETag", "")
+                write_text(mark, answer.headers.get("Last-Modified", "") if tag[:1] != '"' else tag)
+            _receive(url, answer, part, start, progress)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416 or not _is_whole(error.headers.get("Content-Range"), start):
                 raise OSError(f"{url}: {error}") from error
     except (urllib.error.URLError, HTTPException, TimeoutError) as error:
         raise OSError(f"{url}: {error}") from error
+    mark.unlink(missing_ok=True)
 
 
 def _is_whole(content_range: str | None, have: int) -> bool:
@@ -78,17 +96,34 @@ def _is_whole(content_range: str | None, have: int) -> bool:
     return content_range == f"bytes */{have}"
 
 
-def _receive(answer: HTTPResponse, part: Path, start: int, progress: bool) -> None:
+def _receive(url: str, answer: HTTPResponse, part: Path, start: int, progress: bool) -> None:
     length = answer.headers.get("Content-Length")
     total = start + int(length) if length else None
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+    began, came = time.monotonic(), 0
     with bar, part.open("ab" if start else "wb") as file:
-        while chunk := answer.read(CHUNK):
+        while chunk := answer.read1(CHUNK):
+            if not start and not came:
+                _check_kind(url, chunk, part)
             file.write(chunk)
             bar.update(len(chunk))
+            came += len(chunk)
+            waited = time.monotonic() - began
+            if waited > PATIENCE and came < SLOWEST * waited:
+                raise OSError(f"{url}: {came} bytes in {waited:.0f} s; call again to go on")
     have = part.stat().st_size
-    if total is not None and have != total:
-        raise OSError(f"the server stopped at {have} of {total} bytes; call again to go on")
+    if not have or (total is not None and have != total):
+        whole = total or "some"
+        raise OSError(f"{url}: the server stopped at {have} of {whole} bytes; call again to go on")
+
+
+def _check_kind(url: str, begin: bytes, part: Path) -> None:
+    """Raise ``OSError`` if a file does not begin as its name says: a login page is no archive."""
+    wanted = MAGIC.get(Path(part.stem).suffix)
+    if wanted is not None and not begin.startswith(wanted[: len(begin)]):
+        raise OSError(
+            f"{url}: expected {part.stem}, got something else that begins with {begin[:20]!r}"
+        )
 
 
 def _check(path: Path, sha256: str | None, keep: bool = False) -> None:

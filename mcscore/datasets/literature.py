@@ -33,6 +33,7 @@ import numpy as np
 
 from mcscore._optional import needed
 
+MOST_NESTED = 2 << 30  # bytes of an archive in an archive, which is unpacked to memory
 Opened = io.BufferedIOBase
 
 
@@ -127,11 +128,15 @@ def _open_zip(file: Path | io.BytesIO, member: str, nested: bool = True) -> Open
     archive = zipfile.ZipFile(file)
     for item in archive.infolist():
         base = item.filename.replace("\\", "/").rsplit("/", 1)[-1]
+        if item.flag_bits & 1:
+            raise zipfile.BadZipFile(f"{base} is encrypted")
         if base == member:
             return cast(Opened, archive.open(item))
         if base == f"{member}.gz":
             return gzip.GzipFile(fileobj=archive.open(item))
         if nested and base.endswith(".zip"):
+            if item.file_size > MOST_NESTED:
+                raise zipfile.BadZipFile(f"{base} would unpack to {item.file_size:.2g} bytes")
             found = _open_zip(io.BytesIO(archive.read(item)), member, nested=False)
             if found is not None:
                 return found

@@ -7,9 +7,6 @@ forward pass. A generator is a pytree; its parameters are a plain nested dict.
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,31 +15,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, points
-from mcscore.frames import (
-    AffineFrame,
-    BoundedFrame,
-    GaussianizedFrame,
-    Identity,
-    OpenedFrame,
-    PeriodicFrame,
-)
+from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
-from mcscore.storage import read_tensors, replacing, write_tensors
+from mcscore.storage import replacing
 
-FORMAT = "mcscore.generator"
-FORMAT_VERSION = "1"
-FRAMES = {kind.__name__: kind for kind in (Identity, AffineFrame, GaussianizedFrame)}
-OUTER = dict(
-    bounded=BoundedFrame, opened=OpenedFrame, periodic=PeriodicFrame
-)  # from the inside out
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
@@ -182,18 +164,7 @@ class Generator:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything to one safetensors file, moved into place when complete. No pickle."""
-        tensors = {f"params/{k}": v for k, v in flatten_dict(self.params, sep="/").items()}
-        tensors |= {f"encoder/{k}": v for k, v in flatten_dict(self.encoder or {}, sep="/").items()}
-        tensors |= {f"{part}/{k}": v for part, k, v in _frame_fields(self.frame)}
-        header = dict(
-            format=FORMAT,
-            format_version=FORMAT_VERSION,
-            network=json.dumps(dataclasses.asdict(self.network)),
-            frame=type(_innermost(self.frame)).__name__,
-            about=json.dumps(self.about),
-            versions=json.dumps({name: _version(name) for name in ("mcscore", "jax", "flax")}),
-        )
-        write_tensors(path, tensors, header)
+        write(self, path)
 
 
 @jax.jit
@@ -235,85 +206,7 @@ def load(path: str | os.PathLike) -> Generator:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        PermissionError: If it may not be read.
         ValueError: If the file is damaged, not a generator, or of a newer format.
     """
-    tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"path: {path} is no generator saved by mcscore")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        found = metadata.get("format_version")
-        raise ValueError(f"path: {path} has format {found}, this mcscore reads {FORMAT_VERSION}")
-    try:
-        network = MLP(**json.loads(metadata["network"]))
-        name = metadata["frame"] or "Identity"  # version 0.1 left it empty
-        if name not in FRAMES:
-            raise ValueError(f"unknown frame {name!r}")
-        params = unflatten_dict(_part(tensors, "params/"), sep="/")
-        if "frame/ties" in tensors:
-            raise ValueError("ties as mcscore 0.1 kept them: fit it anew")
-        frame = FRAMES[name](**_part(tensors, "frame/"))
-        for prefix, kind in OUTER.items():
-            if found := _part(tensors, f"{prefix}/"):
-                frame = kind(**found, inner=frame)
-        encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
-        about = json.loads(metadata["about" if "about" in metadata else "settings"])
-        if not isinstance(about, dict):
-            raise ValueError(f"expected about to be an object, got {about!r}")
-        generator = Generator(params, frame, network, encoder, about)
-        d = generator.dimension
-        expected = jax.eval_shape(partial(network.init, d=d), jax.random.key(0))
-        expected = jax.tree.map(jnp.shape, expected)
-        for part in (params, encoder or params):
-            if jax.tree.map(jnp.shape, part) != expected:
-                raise ValueError(f"expected parameters of {network} for {d} columns")
-        if len({leaf.dtype for leaf in jax.tree.leaves((params, encoder))}) > 1:
-            raise ValueError("expected parameters of one precision")
-        if not jnp.issubdtype(generator.dtype, jnp.floating):
-            raise ValueError(f"expected floating-point parameters, got {generator.dtype}")
-        _check_frame(frame, d)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"path: {path} is damaged ({error})") from error
-    return generator
-
-
-def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
-    return {
-        k.removeprefix(prefix): jnp.asarray(v) for k, v in tensors.items() if k.startswith(prefix)
-    }
-
-
-def _check_frame(frame: Any, d: int) -> None:
-    """Raise ``ValueError`` unless the frame's arrays fit each other and ``d`` columns."""
-    found = {name: np.shape(value) for _, name, value in _frame_fields(frame)}
-    tied = (d, *found.get("values", (d, 1))[1:])
-    table = (d, *found.get("knots", (d, 0))[1:])
-    wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
-    wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
-    wanted |= dict(
-        driven=(d,), heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d)
-    )
-    wanted |= dict.fromkeys(("ends", "scales", "nearest"), (2, d))
-    wanted |= dict.fromkeys(("periods", "cuts", "starts"), (d,))
-    for name, shape in found.items():
-        if shape != wanted[name]:
-            raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
-
-
-def _innermost(frame: Any) -> Any:
-    return _innermost(frame.inner) if hasattr(frame, "inner") else frame
-
-
-def _frame_fields(frame: Any) -> list[tuple[str, str, Any]]:
-    """Return part, name and value of every array of a frame and of those inside it."""
-    names = {kind: part for part, kind in OUTER.items()}
-    found = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
-    inner = _frame_fields(found.pop("inner")) if "inner" in found else []
-    part = names.get(type(frame), "frame")
-    return inner + [(part, name, value) for name, value in found.items() if value is not None]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return Generator(**read(path))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,31 +17,44 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that replaces it once the block ends without error.
 
     The temporary name is unique, so that threads and processes may write one path, and keeps the suffix, by
-    which some writers choose their format. Who may read the file is what the user's umask says.
+    which some writers choose their format. A link stays a link, what it leads to is replaced; a device or
+    pipe stays what it is and is written to. Permissions of a file that is replaced are kept, a new one's
+    are what the user's umask says.
 
     Raises:
         FileNotFoundError: If the folder is missing.
+        IsADirectoryError: If ``path`` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path: {path} is a folder")
+    if path.exists() and not path.is_file():  # a device or pipe
+        with tempfile.TemporaryDirectory() as folder:
+            yield (aside := Path(folder) / path.name)
+            with aside.open("rb") as made, path.open("wb") as target:
+                shutil.copyfileobj(made, target)
+        return
+    path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: no folder {path.parent} for {path.name}")
-    handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
-    os.close(handle)
-    aside = Path(name)
-    aside.unlink()  # a block that writes nothing replaces nothing
+    aside = path.with_name(f".{path.stem[:100]}-{secrets.token_hex(8)}{path.suffix}")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _usual_mode(aside)
     try:
         yield aside
-        aside.chmod(0o666 & ~_umask())
+        aside.chmod(mode)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """Return which permissions new files lack; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _usual_mode(path: Path) -> int:
+    """Return the permissions that a new file at ``path`` gets; some writers give fewer."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

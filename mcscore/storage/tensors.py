@@ -28,6 +28,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
 
     Raises:
         FileNotFoundError: If there is no such file.
+        PermissionError: If it may not be read.
         ValueError: If it is damaged or another kind of file.
     """
     if not Path(path).is_file():
@@ -36,5 +37,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         with safe_open(path, "numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except PermissionError:
+        raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"path: {path} is damaged or no safetensors file ({error})") from error

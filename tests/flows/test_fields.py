@@ -184,7 +184,7 @@ def test_equal_arguments_never_recompile():
 
 def test_bad_shapes_are_named():
     law = mcs.mixture(table(20, 2))
-    with pytest.raises(ValueError, match=r"x_t: expected shape \(queries, 2\)"):
+    with pytest.raises(ValueError, match=r"x_t: expected shape \(b, 2\)"):
         mcs.score(jnp.zeros((3, 5)), 0.5, law, SCHEDULE)
     with pytest.raises(ValueError, match="t: expected a scalar"):
         mcs.score(jnp.zeros((3, 2)), jnp.zeros(2), law, SCHEDULE)

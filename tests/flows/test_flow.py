@@ -140,7 +140,7 @@ def test_failure_is_a_result(key):
 def test_bad_arguments_are_named():
     law, schedule = LAW(), mcs.Linear()
     z = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"start: expected shape \(points, 3\)"):
+    with pytest.raises(ValueError, match=r"start: expected shape \(b, 3\)"):
         mcs.transport(jnp.zeros((2, 4)), law, schedule)
     with pytest.raises(ValueError, match="steps: expected None"):
         mcs.transport(

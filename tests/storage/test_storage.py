@@ -6,6 +6,7 @@ import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import diffrax
 import jax
@@ -15,6 +16,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore import storage
+from mcscore.storage.files import write_text
 
 
 def scaled(factor):
@@ -174,3 +176,42 @@ def test_a_reports_words_are_no_part_of_a_run(tmp_path, key):
         key, dataclasses.replace(law, report=None), mcs.Cosine(), 20, checkpoint=tmp_path
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_links_pipes_and_permissions_are_kept(tmp_path):
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    real.write_text("old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink() and real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    dangling = tmp_path / "dangling.txt"
+    dangling.symlink_to(tmp_path / "later.txt")
+    write_text(dangling, "first")
+    assert dangling.is_symlink() and (tmp_path / "later.txt").read_text() == "first"
+    os.mkfifo(pipe := tmp_path / "pipe.txt")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        write_text(pipe, "through")
+        assert read.result(10) == "through"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_text(Path(os.devnull), "gone")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        write_text(tmp_path, "no")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "real.txt", "link.txt", "dangling.txt", "later.txt", "pipe.txt",
+    }  # fmt: skip
+
+
+def test_threads_may_write_one_path(tmp_path):
+    path, texts = tmp_path / "model.txt", [str(k) * 5000 for k in range(8)]
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda text: write_text(path, text), texts * 20))
+    finally:
+        os.umask(before)
+    assert path.read_text() in texts and list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
