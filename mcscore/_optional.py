@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -14,6 +17,13 @@ def needed(what: str, package: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{what} needs {package}: pip install mcscore[{extra}]") from error
+
+
+def as_dataframe(rows: Any, columns: Sequence[str] | None) -> Any:
+    """Return ``rows`` (n, d) as a pandas DataFrame, its columns named if they have names."""
+    with needed("as_frame", "pandas", "data"):
+        import pandas as pd
+    return pd.DataFrame(np.asarray(rows), columns=None if columns is None else list(columns))
 
 
 def check_experiments(what: str) -> None:

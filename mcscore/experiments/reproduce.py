@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -126,23 +127,41 @@ def run(
         folder = out / f"{column}-{fingerprint(data, key, how)[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "results.json"
-        if not path.exists():
+        if (found := _kept(path)) is None:
             if column == "published":
                 made = _published(published_key, problem, settings, folder, progress)
             else:
                 made = _mcscore(own_key, problem, progress, options)
             write_text(path, json.dumps(_judged(judging_key, problem, made, folder), indent=1))
-        results[column] = json.loads(path.read_text()) | dict(samples=f"{folder.name}/samples.npy")
+            found = json.loads(path.read_text())
+        results[column] = found | dict(samples=f"{folder.name}/samples.npy")
     _add_full_size(results, settings, default_settings(problem.name))
     path = out / f"floor-{fingerprint(data, key)[:12]}.json"
-    if not path.exists():
+    if (floor := _kept(path)) is None:
         write_text(path, json.dumps(_floor(floor_key, problem)))
-    results["floor"] = dict(metrics=json.loads(path.read_text()))
+        floor = json.loads(path.read_text())
+    results["floor"] = dict(metrics=floor)
     results["published"]["settings"] = asdict(settings)
     results["published"]["reduced"] = reduced(settings, problem.name)
     _draw(problem, results, out)
     write_text(out / "results.json", json.dumps(results, indent=1))
     return results
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """Return what a finished part holds; None where there is none, or it is damaged and to be made again."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        warnings.warn(
+            f"out: {path} is damaged ({found}); it is made again", RuntimeWarning, stacklevel=3
+        )
+        return None
+    return found
 
 
 def _add_full_size(results: dict[str, Any], settings: Settings, paper: Settings) -> None:
@@ -212,7 +231,7 @@ class _Seconds:
 
     def __init__(self, path: Path):
         self.path = path
-        self.known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.known: dict[str, float] = _kept(path) or {}
 
     def of(self, stage: str, work: Callable[[], Any]) -> Any:
         """Return what ``work`` returns and add its seconds, also those of a failure."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
-from mcscore._optional import needed
+from mcscore._optional import as_dataframe, needed
 from mcscore._validation import as_key, at_least, points
 from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
@@ -127,16 +127,23 @@ class Generator:
         x, log_prob = (jnp.concatenate(part)[:n] for part in zip(*parts, strict=True))
         return x, log_prob
 
-    def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
+    def sample(self, key: Array, n: int, *, as_frame: bool = False) -> Any:
         """Return ``n`` independent samples in the user's units, back on integers and other ties.
 
         Drawn in chunks, chunk k from ``fold_in(key, k)``: the first rows do not depend on ``n``, one
         compiled program serves every ``n``, and memory is the output's plus one chunk's.
+
+        Args:
+            key: Random key.
+            n: How many.
+            as_frame: Return a pandas DataFrame, columns named as in training, instead of an array (n, d).
         """
         at_least(0, n=n)
         key = as_key(key)
         parts = [_sample_chunk(self, key, k) for k in range(-(-n // SAMPLE_CHUNK))]
-        return jnp.concatenate(parts)[:n] if parts else jnp.zeros((0, self.dimension), self.dtype)
+        nothing = jnp.zeros((0, self.dimension), self.dtype)
+        rows = jnp.concatenate(parts)[:n] if parts else nothing
+        return as_dataframe(rows, self.about.get("columns")) if as_frame else rows
 
     def export(self, path: str | os.PathLike) -> None:
         """Write the sampler as a StableHLO program that runs without mcscore, on CPU, GPU and TPU.

@@ -131,6 +131,7 @@ def mixture(
         copies=copies,
         tied={j: c.tied for j, c in enumerate(found) if c is not None and c.tied},
         kinds={j: c.kind for j, c in enumerate(found) if c is not None},
+        names=table.columns,
         suspected=suspected(table, known),
         **chosen.evidence,
     )

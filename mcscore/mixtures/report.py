@@ -38,6 +38,7 @@ class Report:
         copies: Share of rows that equal another one; they are merged into weights.
         kinds: What the columns are that are not continuous: of levels, in steps, with atoms.
         suspected: Ends at which columns seem to stop, as ``mixture(bounds=)`` takes them.
+        names: The columns' names, if they have any.
         curve: Every trial of ``Auto``.
     """
 
@@ -53,6 +54,7 @@ class Report:
     copies: float = 0.0
     kinds: dict[int, str] = field(default_factory=dict, repr=False)
     suspected: dict[int, str] = field(default_factory=dict, repr=False)
+    names: tuple[str, ...] | None = field(default=None, repr=False)
     curve: list[Trial] = field(default_factory=list, repr=False)
 
     @property
@@ -66,6 +68,9 @@ class Report:
         plain = asdict(self) | {"curve": [trial._asdict() for trial in self.curve]}
         return json.dumps(plain, indent=1)
 
+    def _named(self, j: int) -> int | str:
+        return j if self.names is None else self.names[j]
+
     def __str__(self) -> str:
         lines = {
             "rows x columns": f"{self.rows} x {self.columns}",
@@ -75,11 +80,13 @@ class Report:
             "held-out log-likelihood": _number(self.log_likelihood, "nats"),
             "nearer to training rows": _number(self.memorization, "(0.5: no copying)"),
             "rows with a copy": f"{self.copies:.1%}",
-            "not continuous": ", ".join(f"{j} ({kind})" for j, kind in self.kinds.items())
+            "not continuous": ", ".join(
+                f"{self._named(j)} ({kind})" for j, kind in self.kinds.items()
+            )
             or "none",
         }
         if self.suspected:
-            ends = ", ".join(f"{j}: {ends}" for j, ends in self.suspected.items())
+            ends = ", ".join(f"{self._named(j)!r}: {ends}" for j, ends in self.suspected.items())
             lines["seem to have ends"] = f"bounds={{{ends}}}"
         return text_table(["", ""], lines.items(), left=2)
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes, with_precision
+from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least, column_numbers, points
 from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
@@ -219,11 +220,11 @@ class Mixture:
                 "use a kernel with a width, such as Isotropic(h), or a schedule with sigma(0) > 0"
             )
 
-    def sample(self, key: Array, n: int) -> Float[Array, "n d"]:
-        """Return ``n`` exact, independent draws from the law, in the user's units, ties restored.
+    def sample(self, key: Array, n: int, *, as_frame: bool = False) -> Any:
+        """Return ``n`` exact, independent draws (n, d) from the law, in the user's units, ties restored.
 
-        Raises:
-            ValueError: If ``n`` is negative.
+        With ``as_frame`` they are a pandas DataFrame, columns named as in the table. ``ValueError`` if
+        ``n`` is negative.
 
         >>> from mcscore import Isotropic, mixture
         >>> mixture(np.eye(2), kernel=Isotropic(0.1)).sample(jax.random.key(0), 5).shape
@@ -234,9 +235,11 @@ class Mixture:
         if self._is_traced(key):
             return _sample(as_key(key), self, n)
         if self.dtype and not self._is_coarse:
-            return _sample(as_key(key), self, rounded_up(n))[:n]
-        y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
-        return self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
+            x = _sample(as_key(key), self, rounded_up(n))[:n]
+        else:
+            y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
+            x = self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
+        return as_dataframe(x, self.columns) if as_frame else x
 
     @cached_property
     def _is_coarse(self) -> bool:

@@ -67,6 +67,10 @@ def test_what_is_finished_is_not_computed_again(done, problem, monkeypatch):
     monkeypatch.setattr(reproduce, "_published", never)
     monkeypatch.setattr(reproduce, "_mcscore", never)
     assert reproduce.run(KEY, problem, out / "power", settings=SMALL, **OURS) == results
+    (floor,) = (out / "power").glob("floor-*.json")
+    floor.write_text(floor.read_text()[:20])
+    with pytest.warns(RuntimeWarning, match=r"floor-.* is damaged .*; it is made again"):
+        assert reproduce.run(KEY, problem, out / "power", settings=SMALL, **OURS) == results
     other = reproduce.Problem("power", problem.train + 1, problem.test)
     with pytest.raises(AssertionError, match="again"):  # other data: nothing is taken over
         reproduce.run(KEY, other, out / "power", settings=SMALL, **OURS)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -201,6 +202,30 @@ def test_generators_keep_ends_and_periods(tmp_path):
     again = mcs.load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.sample(KEY, 2000), draws)
     np.testing.assert_array_equal(again.density(x[:50]).log_prob, gen.density(x[:50]).log_prob)
+
+
+def test_names_travel(tmp_path):
+    x = pd.DataFrame({"share": rng().random(400), "size": rng(1).standard_normal(400)})
+    small = dict(pairs=500, network=mcs.MLP(width=8, depth=1), epochs=2, refine=0)
+    how = dict(kernel=mcs.Local(0.6, clusters=2, partitions=1), frame=mcs.Gaussianize())
+    made = mcs.fit_stages(KEY, x, **how, **small)
+    law = made.mixture
+    assert "bounds={'share': (0, 1)}" in str(law.report)
+    for draws in (
+        law.sample(KEY, 5, as_frame=True),
+        law.marginal(["size"]).sample(KEY, 5, as_frame=True),
+    ):
+        assert isinstance(draws, pd.DataFrame) and draws.columns[-1] == "size"
+    made.generator.save(tmp_path / "model.safetensors")
+    again = mcs.load(tmp_path / "model.safetensors")
+    draws = again.sample(KEY, 5, as_frame=True)
+    assert list(draws.columns) == ["share", "size"]
+    np.testing.assert_array_equal(draws, made.generator.sample(KEY, 5))
+    swapped = x[["size", "share"]]
+    for function in (law.log_prob, again.log_prob, again.encode):
+        np.testing.assert_array_equal(function(swapped), function(x))
+        with pytest.raises(ValueError, match="expected the columns share, size, got"):
+            function(x.rename(columns={"size": "width"}))
 
 
 def test_a_column_that_stops_dead_is_reported():
