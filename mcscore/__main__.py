@@ -17,6 +17,7 @@ import typer
 
 from mcscore import __version__, datasets, plotting
 from mcscore._validation import Table, at_least
+from mcscore.datasets.reading import write
 from mcscore.experiments import demo as demonstration
 from mcscore.experiments import report, reproduce
 from mcscore.generators import load
@@ -88,17 +89,6 @@ def _ends(text: str) -> tuple[float | None, float | None]:
     return float(low) if low else None, float(high) if high else None
 
 
-def _write(path: Path, rows: np.ndarray, names: Any) -> None:
-    """Write a table aside and move it into place."""
-    with replacing(path) as aside, aside.open("wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, rows)
-        else:
-            digits = np.finfo(rows.dtype).precision + 1  # 0.22 stays 0.22
-            style: Any = dict(delimiter=",", fmt=f"%.{digits}g", comments="", encoding="utf-8")
-            np.savetxt(file, rows, header=",".join(names or []), **style)
-
-
 def _save(generator: Any, path: Path) -> None:
     """Write a model; where that fails after all the work, elsewhere, and raise ``OSError`` saying where."""
     try:
@@ -155,7 +145,7 @@ def fit(
     _save(made.generator, out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
     rows, columns = table.values.shape
-    print(f"{out}: {rows} rows, {columns} columns ({seconds})")
+    print(f"{made.mixture.report}\n{out}: {rows} rows, {columns} columns ({seconds})")
 
 
 @app.command()
@@ -170,7 +160,7 @@ def sample(
     _check_out(out, *TABLES, keep=[model])
     generator = load(model)
     rows = np.asarray(generator.sample(jax.random.key(seed), n))
-    _write(out, rows, generator.about.get("columns"))
+    write(out, rows, generator.about.get("columns"))
     print(f"{out}: {len(rows)} rows, {rows.shape[1]} columns")
 
 
@@ -194,7 +184,7 @@ def density(
         raise ValueError(f"{data}: {width}, got {table.values.shape[1]}")
     found = generator.density(table.values)
     log_prob, certified = (np.asarray(part) for part in (found.log_prob, found.certified))
-    _write(out, np.stack([log_prob, certified], 1), ["log_prob", "certified"])
+    write(out, np.stack([log_prob, certified], 1), ["log_prob", "certified"])
     mean = f"{log_prob[certified].mean():.4g} nats" if certified.any() else "none"
     print(f"{out}: {len(table)} rows, {certified.mean():.1%} certified, their mean {mean}")
 

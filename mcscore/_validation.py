@@ -193,7 +193,10 @@ class Table:
 
 
 def _checked_weights(weights: Any, n: int) -> np.ndarray:
-    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    try:
+        weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights: expected a number per row, got {weights!r:.60}") from error
     if weights.shape != (n,):
         raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
@@ -217,58 +220,6 @@ def two_tables(
             f"{', '.join(names)}: expected tables with equal columns, got shapes {shapes}"
         )
     return first, second
-
-
-def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x") -> Any:
-    """Return points as an array (b, d): of one point (d,) too, of a DataFrame by the names of its columns.
-
-    Raises:
-        ValueError: If there are not as many columns, or not those that the names ask for.
-
-    >>> points([1.0, 2.0], 2, None).shape
-    (1, 2)
-    """
-    own = getattr(x, "column_names", getattr(x, "columns", None))
-    if columns is not None and own is not None:
-        own = [str(c) for c in own]
-        if sorted(own) != sorted(columns):
-            raise ValueError(
-                f"{name}: expected the columns {', '.join(columns)}, got {', '.join(own)}"
-            )
-        x = numbers(x, name, own)[:, [own.index(c) for c in columns]]
-    found = x if isinstance(x, jax.Array) else numbers(x, name, columns)
-    found = found[None] if found.ndim == 1 and len(found) == dimension else found
-    if found.ndim != 2 or found.shape[1] != dimension:
-        raise ValueError(f"{name}: expected shape (b, {dimension}), got {found.shape}")
-    return found
-
-
-def column_numbers(
-    columns: Sequence[int | str] | np.ndarray, dimension: int, known: Sequence[str] | None
-) -> list[int]:
-    """Return the numbers of columns given by number or, where there are ``known`` names, by name.
-
-    >>> column_numbers(["b", 0], 2, ["a", "b"])
-    [1, 0]
-    """
-    if isinstance(columns, str) or any(isinstance(j, bool | np.bool_) for j in columns):
-        raise ValueError(f"columns: expected a list of indices or names, got {columns!r}")
-    names = {name: j for j, name in enumerate(known or ())}
-    for name in columns:
-        if isinstance(name, str) and name not in names:
-            raise ValueError(
-                f"columns: expected one of {', '.join(names) or 'no names'}, got {name!r}"
-            )
-    try:
-        found = [names[j] if isinstance(j, str) else operator.index(j) for j in columns]
-    except TypeError as error:
-        raise ValueError(f"columns: expected indices or names, got {columns!r}") from error
-    distinct = set(found) & set(range(dimension))
-    if not distinct or len(distinct) < len(found):
-        raise ValueError(
-            f"columns: expected distinct indices from 0 to {dimension - 1}, got {found}"
-        )
-    return found
 
 
 def as_key(key: Any, name: str = "key") -> Array:

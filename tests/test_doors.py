@@ -26,6 +26,8 @@ REFUSED = {
     "complex": (lambda: mcs.mixture(X + 1j), "x: expected real numbers, got complex128"),
     "words": (lambda: mcs.mixture(np.array([[1, 2], [3, "a"]], object)), "x: expected a table of numbers"),
     "cube": (lambda: mcs.mixture(X[None]), "x: expected a non-empty table"),
+    "weights": (lambda: mcs.mixture(X, weights="visits"), "weights: expected a number per row"),
+    "given nothing": (lambda: LAW.condition([0]), r"values: expected shape \(1,\), got \(0,\)"),
     "seed": (lambda: mcs.fit(0, X), "key: expected a random key, got 0"),
     "constant, affine": (lambda: mcs.mixture(CONSTANT, frame=mcs.Affine()), "column 3 is constant"),
     "constant, named": (lambda: mcs.mixture(NAMED, frame=mcs.Gaussianize()), "column 'd' is constant"),
@@ -94,6 +96,18 @@ def test_one_point_where_many_are_taken():
     for function in (mcs.transport, mcs.encode):
         np.testing.assert_array_equal(function(X[0], LAW, S), function(X[:1], LAW, S))
     np.testing.assert_array_equal(LAW.log_prob(pd.Series(X[0])), LAW.log_prob(X[:1]))
+
+
+def test_conditions_by_mapping_and_rows_by_name():
+    law = mcs.mixture(NAMED[["a", "b", "c"]], kernel=mcs.Whitened(0.4))
+    one, other = law.condition({"b": 0.2, "a": -1}), law.condition(["a", "b"], [-1, 0.2])
+    np.testing.assert_allclose(one.log_prob(X[:5, 2:]), other.log_prob(X[:5, 2:]), rtol=1e-5)
+    row = NAMED.loc[3, ["c", "a", "b"]]
+    np.testing.assert_allclose(law.log_prob(row), LAW.log_prob(X[3:4]), rtol=1e-5)
+    with pytest.raises(
+        ValueError, match="expected the columns 'a', 'b', 'c', got a table with 'd' bes"
+    ):
+        law.log_prob(NAMED)
 
 
 def test_tables_of_other_libraries():

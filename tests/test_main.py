@@ -14,6 +14,7 @@ import pytest
 import mcscore as mcs
 from mcscore import __main__ as cli
 from mcscore.__main__ import main
+from mcscore.datasets.reading import write
 from tests.test_pipeline import GOOD
 
 
@@ -56,7 +57,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 
 def test_tables_are_written_as_they_would_be_read(tmp_path):
     rows = np.array([[0.22, 85, 1.2345678e-9]], np.float32)
-    cli._write(tmp_path / "x.csv", rows, ["Δ", "b", "c"])
+    write(tmp_path / "x.csv", rows, ["Δ", "b", "c"])
     assert (tmp_path / "x.csv").read_text("utf-8") == "Δ,b,c\n0.22,85,1.234568e-09\n"
     table, names = mcs.datasets.read(tmp_path / "x.csv")
     np.testing.assert_allclose(table, rows, rtol=1e-6)
@@ -190,3 +191,12 @@ def test_interrupted(capsys, monkeypatch):
     monkeypatch.setattr("mcscore.__main__.load", stop)
     assert main(["export", "model", "--out", "x.stablehlo"]) == 130
     assert capsys.readouterr().err.strip() == "mcscore: interrupted; nothing was written"
+
+
+def test_names_with_commas_come_back(tmp_path):
+    names = ["age, years", 'say "x"', "plain"]
+    write(tmp_path / "x.csv", GOOD[:5, :3], names)
+    rows, found = mcs.datasets.read(tmp_path / "x.csv")
+    assert found == names
+    np.testing.assert_allclose(rows, GOOD[:5, :3], rtol=1e-6)
+    assert list(pd.read_csv(tmp_path / "x.csv").columns) == names

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mcscore.storage import replacing
 
 
 def read(
@@ -139,3 +143,16 @@ def _is_number(text: str, decimal: str = ".") -> bool:
     except ValueError:
         return False
     return True
+
+
+def write(path: Path, rows: np.ndarray, names: Sequence[str] | None) -> None:
+    """Write a table to a ``.npy`` or ``.csv`` file, aside and moved into place, as ``read`` reads it."""
+    header = io.StringIO()
+    csv.writer(header, lineterminator="").writerow(names or [])
+    with replacing(path) as aside, aside.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, rows)
+        else:
+            digits = np.finfo(rows.dtype).precision + 1  # 0.22 stays 0.22
+            how: Any = dict(delimiter=",", fmt=f"%.{digits}g", comments="", encoding="utf-8")
+            np.savetxt(file, rows, header=header.getvalue(), **how)

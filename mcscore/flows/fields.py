@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._validation import of_type, points
+from mcscore._numbers import points
+from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule, Time

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mcscore._arrays import is_zero
-from mcscore._validation import at_least, of_type, points
+from mcscore._numbers import points
+from mcscore._validation import at_least, of_type
 from mcscore.flows.clocks import CanonicalClock, Clock
 from mcscore.flows.fields import Points, velocity
 from mcscore.flows.solvers import AdamsBashforth

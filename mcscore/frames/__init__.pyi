@@ -4,8 +4,8 @@ from .affine import Identity as Identity
 from .bounded import NOWHERE as NOWHERE
 from .bounded import BoundedFrame as BoundedFrame
 from .bounded import PeriodicFrame as PeriodicFrame
-from .bounded import bounds_of as bounds_of
-from .bounded import periods_of as periods_of
+from .columns import bounds_of as bounds_of
+from .columns import periods_of as periods_of
 from .columns import suspected as suspected
 from .copies import merged as merged
 from .frame import Frame as Frame

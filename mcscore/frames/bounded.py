@@ -9,7 +9,7 @@ integrates to one inside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 from mcscore._arrays import by_column, shapes
-from mcscore._validation import Table, column_numbers
 from mcscore.frames.affine import Identity
 from mcscore.frames.frame import Frame
 
 NOWHERE = 1e37  # an end that a column does not have; finite in float32
+SLACK = 2.0**-22  # of an end: so far beyond it a value counts as the end, rounded
 NEAREST = 1e-30  # of the scale: nearer to an end nothing is told apart
 SLOPE = float(np.sqrt(2 * np.pi))  # of the tangent
 
@@ -157,7 +157,9 @@ def _image(library: Any, x: Any, low, high, below, above, nearest_low, nearest_h
     unit = library.where(bends_high | ~has_low, above, below)
     slope = bent**2 / 2 + library.log(SLOPE / unit)
     slope = library.where(has_low | has_high, slope, library.zeros_like(x))
-    return image, library.where((x < low) | (x > high), -library.inf, slope)
+    slack = (SLACK * library.abs(end) for end in (low, high))
+    outside = (x < low - next(slack)) | (x > high + next(slack))
+    return image, library.where(outside, -library.inf, slope)
 
 
 def _back(library: Any, w: Any, low: Any, high: Any, below: Any, above: Any) -> Any:
@@ -198,101 +200,10 @@ def fit_bounds(x: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> BoundedF
             if abs(ends[side, j]) >= NOWHERE:
                 continue
             inside = distance[distance > 0]
+            if not np.ptp(column) > 1e-9 * distance.max():
+                spread = f"column {j} spreads by {np.ptp(column):.3g}"
+                raise ValueError(f"bounds: {spread}, too far from its end {ends[side, j]:g}")
             both = np.abs(ends[:, j]).max() < NOWHERE
             unit = high - low if both else 2 * abs(middle - ends[side, j]) or 2 * np.mean(inside)
             scales[side, j], nearest[side, j] = unit, min(inside.min() / unit / 2, 0.5)
     return BoundedFrame(ends, scales, nearest)
-
-
-def bounds_of(bounds: Mapping[Any, Any] | None, table: Table) -> np.ndarray | None:
-    """Return the ends (2, d) that ``bounds`` gives to the table's columns, by name or number.
-
-    Raises:
-        ValueError: If a column is not there, its ends are no (low, high), or a row lies outside.
-
-    >>> bounds_of({1: (0, None)}, Table.of([[1.0, 2.0]])).tolist()
-    [[-1e+37, 0.0], [1e+37, 1e+37]]
-    """
-    if not bounds:
-        return None
-    ends = np.array([[-NOWHERE], [NOWHERE]]) * np.ones(table.values.shape[1])
-    for j, given in zip(_columns("bounds", bounds, table), bounds.values(), strict=True):
-        try:
-            low, high = (
-                far if end is None else float(end)
-                for end, far in zip(given, (-NOWHERE, NOWHERE), strict=True)
-            )
-        except (TypeError, ValueError):
-            low, high = 0.0, 0.0
-        if not low < high:
-            raise ValueError(
-                f"bounds: expected (low, high) of {table.label(j)}, None where there is no end, got {given!r}"
-            )
-        ends[:, j] = max(low, -NOWHERE), min(high, NOWHERE)
-        column = table.values[:, j]
-        outside = np.flatnonzero((column < low) | (column > high))
-        if len(outside):
-            raise ValueError(
-                f"bounds: {table.label(j)} holds {column[outside[0]]:g} in row {outside[0]}, outside "
-                f"{given!r} ({len(outside)} rows affected)"
-            )
-        if ((column == low) | (column == high)).all():
-            raise ValueError(f"bounds: {table.label(j)} holds nothing but its ends {given!r}")
-    return ends
-
-
-def periods_of(periodic: Mapping[Any, Any] | None, table: Table) -> PeriodicFrame | None:
-    """Return the frame of the table's columns, those in ``periodic`` cut open, by name or number.
-
-    A period is a length or a pair (start, end), between which draws are given; of a length alone they
-    start at 0, where rows do, else half a period below.
-
-    Raises:
-        ValueError: If a column is not there, or its period is no positive number or pair.
-    """
-    if not periodic:
-        return None
-    periods, cuts, starts = np.zeros((3, table.values.shape[1]))
-    for j, given in zip(_columns("periodic", periodic, table), periodic.values(), strict=True):
-        try:
-            start, end = (None, given) if np.ndim(given) == 0 else map(float, given)
-            period = float(end) - (start or 0.0)
-        except (TypeError, ValueError):
-            start, period = None, 0.0
-        if not 0 < period < NOWHERE:
-            raise ValueError(
-                f"periodic: expected the period of {table.label(j)}, a positive number or (start, end), "
-                f"got {given!r}"
-            )
-        column = table.values[:, j]
-        if start is None:
-            start = 0.0 if column.min() >= 0 else -period / 2
-        periods[j], starts[j] = period, start
-        cuts[j] = _cut(start + np.mod(column - start, period), start, period, table.weights)
-    return PeriodicFrame(periods, cuts, starts)
-
-
-def _columns(what: str, given: Any, table: Table) -> list[int]:
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"{what}: expected a mapping of columns, such as {{0: ...}}, got {given!r}"
-        )
-    try:
-        return column_numbers(list(given), table.values.shape[1], table.columns)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
-
-
-def _cut(x: np.ndarray, start: float, period: float, weights: np.ndarray) -> float:
-    """Return where a circle is cut: in the widest gap that touches the emptiest of its 24 parts."""
-    from mcscore.frames.lattice import lattice_of
-
-    values, counts = np.unique(x, return_counts=True)
-    mass = np.histogram(x, 24, (start, start + period), weights=weights)[0]
-    mass = mass + np.roll(mass, 1) / 2 + np.roll(mass, -1) / 2
-    gaps = np.diff(np.append(values, values[0] + period))
-    middle = (values + gaps / 2 - start) % period
-    parts = np.minimum((middle / period * 24).astype(int), 23)
-    best = np.lexsort((-gaps, mass[parts]))[0] if len(values) > 64 else gaps.argmax()
-    step = lattice_of(values, counts)[1]
-    return float(values[best] + (step or gaps[best]) / 2)

@@ -148,9 +148,17 @@ def _check_frame(frame: Any, d: int) -> None:
     for name in {"knots", "scores", "values", "cells", "rooms"} & set(fields):
         if (np.diff(fields[name]) < 0).any():
             raise ValueError(f"expected {name} that rise")
-    for name in {"slopes", "scales"} & set(fields):
+    for name in {"slopes", "scales", "nearest"} & set(fields):
         if (np.asarray(fields[name]) <= 0).any():
             raise ValueError(f"expected positive {name}")
+    if "periods" in fields and (np.asarray(fields["periods"]) < 0).any():
+        raise ValueError("expected no negative periods")
+    if "ends" in fields and not (np.diff(fields["ends"], axis=0) > 0).all():
+        raise ValueError("expected ends (low, high)")
+    if "lattice" in fields:
+        _, step, least, most = np.asarray(fields["lattice"])
+        if (step < 0).any() or (least > most).any():
+            raise ValueError("expected a lattice of positive steps within its ends")
 
 
 def _innermost(frame: Any) -> Any:

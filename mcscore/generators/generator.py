@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
+from mcscore._numbers import points
 from mcscore._optional import as_dataframe, needed
-from mcscore._validation import as_key, at_least, points
+from mcscore._validation import as_key, at_least
 from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP

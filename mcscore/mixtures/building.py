@@ -105,6 +105,8 @@ def mixture(
         ):
             raise ValueError(f"periodic: {table.label(j)} has bounds too")
         values, ends = circles.turned(values, circles.cuts), circles.ends(ends)
+    if ends is not None:
+        values = np.clip(values, *ends)  # what was rounded beyond
     asked = [frame.spreads_ties for frame in frames]
     if any(kernel.spreads_ties if spreads is None else spreads for spreads in asked):
         tables = placed(spread_key, values, weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcscore._printing import text_table
 
@@ -37,7 +37,7 @@ class Report:
         tied: Share of tied rows in columns where values repeat (integers, atoms).
         copies: Share of rows that equal another one; they are merged into weights.
         kinds: What the columns are that are not continuous: of levels, in steps, with atoms.
-        suspected: Ends at which columns seem to stop, as ``mixture(bounds=)`` takes them.
+        suspected: Ends at which columns seem to stop, or periods, as ``mixture`` takes them.
         names: The columns' names, if they have any.
         curve: Every trial of ``Auto``.
     """
@@ -53,7 +53,7 @@ class Report:
     tied: dict[int, float] = field(default_factory=dict, repr=False)
     copies: float = 0.0
     kinds: dict[int, str] = field(default_factory=dict, repr=False)
-    suspected: dict[int, str] = field(default_factory=dict, repr=False)
+    suspected: dict[int, Any] = field(default_factory=dict, repr=False)
     names: tuple[str, ...] | None = field(default=None, repr=False)
     curve: list[Trial] = field(default_factory=list, repr=False)
 
@@ -85,13 +85,21 @@ class Report:
             )
             or "none",
         }
-        if self.suspected:
-            ends = ", ".join(f"{self._named(j)!r}: {ends}" for j, ends in self.suspected.items())
-            lines["seem to have ends"] = f"bounds={{{ends}}}"
+        for option, kind in (("bounds", tuple), ("periodic", float | int)):
+            hints = {j: hint for j, hint in self.suspected.items() if isinstance(hint, kind)}
+            if hints:
+                told = ", ".join(f"{self._named(j)!r}: {_hint(hint)}" for j, hint in hints.items())
+                lines[f"perhaps {option}="] = f"{{{told}}}"
         return text_table(["", ""], lines.items(), left=2)
 
     __repr__ = __str__  # a mixture's shows the fields instead, those with repr=False left out
 
 
+def _hint(hint: Any) -> str:
+    if isinstance(hint, tuple):
+        return f"({', '.join('None' if end is None else f'{end:.4g}' for end in hint)})"
+    return f"{hint:.5g}"
+
+
 def _number(value: float | None, unit: str) -> str:
-    return "not measured" if value is None else f"{value:.3g} {unit}"
+    return "not measured" if value is None else f"{value:.4g} {unit}"

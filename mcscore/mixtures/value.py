@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, rounded_up, shapes, with_precision
+from mcscore._numbers import column_numbers, points
 from mcscore._optional import as_dataframe
-from mcscore._validation import as_key, at_least, column_numbers, points
+from mcscore._validation import as_key, at_least
 from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.mixtures.layout import moments
@@ -119,8 +120,7 @@ class Mixture:
         Args:
             columns: Their indices, or names where the law has any.
 
-        Raises:
-            ValueError: If ``columns`` are not distinct columns of the law.
+        Raises ``ValueError`` if they are not distinct columns of the law.
 
         >>> from mcscore import Isotropic, mixture
         >>> mixture(np.eye(3), kernel=Isotropic(0.1)).marginal([2, 0]).dimension
@@ -131,18 +131,15 @@ class Mixture:
         law = _marginal(self.blocks, jnp.asarray(onto, self.dtype))
         return self._derived(law, frame, found)
 
-    def condition(
-        self, columns: Sequence[int | str] | np.ndarray, values: ArrayLike | Sequence[Any]
-    ) -> Mixture:
+    def condition(self, columns: Any, values: ArrayLike | Sequence[Any] = ()) -> Mixture:
         """Return the law of the other columns, given the values of some, exactly: again a mixture.
 
         Safe under ``jit``, ``vmap`` and ``grad`` with respect to ``values``; O(n d) time and memory for every
-        condition. The joint log density is ``marginal(columns).log_prob(values)`` plus
-        ``condition(columns, values).log_prob(others)``. Tied values (integers, atoms) are given as they
-        are, though they had been spread over an interval.
+        condition. Tied values (integers, atoms) are given as they are; of the places in their intervals,
+        where these depend on other columns, it averages eight: an approximation.
 
         Args:
-            columns: Indices or names of the given columns; at least one column must be left.
+            columns: Indices or names, at least one column being left, or these with values: ``{"age": 40}``.
             values: Their values in the user's units, (len(columns),).
 
         Raises:
@@ -158,6 +155,8 @@ class Mixture:
         True
         """
         self.require_width("condition")
+        if isinstance(columns, Mapping):
+            columns, values = list(columns), list(columns.values())
         columns = column_numbers(columns, self.dimension, self.columns)
         rest = [j for j in range(self.dimension) if j not in columns]
         if not rest:
@@ -297,7 +296,9 @@ def _log_prob(x: Array, law: Mixture) -> Array:
 
 
 def _mean_of_places(log_p: Array) -> Array:
-    return jax.nn.logsumexp(log_p, 0) - math.log(len(log_p))
+    nowhere = jnp.isneginf(log_p).all(0)[None]  # outside of bounds: the gradient is zero, not NaN
+    mean = jax.nn.logsumexp(jnp.where(nowhere, 0, log_p), 0) - math.log(len(log_p))
+    return jnp.where(nowhere[0], -jnp.inf, mean)
 
 
 @jax.jit

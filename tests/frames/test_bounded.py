@@ -93,6 +93,32 @@ def test_images_there_and_back(name, library, dtype):
         )
 
 
+@pytest.mark.parametrize(
+    "kernel", [mcs.Isotropic(0.5), mcs.Local(0.5, 2)], ids=["isotropic", "local"]
+)
+def test_ends_that_single_precision_rounds(kernel):
+    """No draw beyond 0.1, which float32 has not; a row at float32's pi is at the end."""
+    law = mcs.mixture(
+        0.1 * rng().beta(2, 0.2, (300, 1)).astype(np.float32), kernel=kernel, bounds={0: (0, 0.1)}
+    )
+    draws = law.sample(KEY, 20_000)
+    assert (np.asarray(draws, np.float64) <= 0.1).all()
+    assert np.isfinite(
+        mcs.mixture(draws, kernel=kernel, bounds={0: (0, 0.1)}).log_prob(draws[:9])
+    ).all()
+    angles = np.append(rng().uniform(-3, 3, 300), np.pi).astype(np.float32)[:, None]
+    law = mcs.mixture(angles, kernel=kernel, bounds={0: (-np.pi, np.pi)})
+    assert np.isfinite(law.log_prob(angles)).all()
+
+
+def test_gradients_stop_at_an_end():
+    x = np.stack([rng().random(300), rng(1).standard_normal(300)], 1)
+    law = mcs.mixture(x, kernel=mcs.Isotropic(0.3), bounds={0: (0, 1)})
+    at = jnp.asarray([[1.1, 0.0], [0.5, 0.2]], law.dtype)
+    slope = np.asarray(jax.grad(lambda x: law.log_prob(x).sum())(at))
+    assert (slope[0] == 0).all() and np.isfinite(slope).all() and slope[1].any()
+
+
 def test_conditions_and_dependence_near_an_end():
     """A share s of a total: given the total, the share's law; at either end of it nothing leaks."""
     r = rng()
@@ -210,7 +236,7 @@ def test_names_travel(tmp_path):
     how = dict(kernel=mcs.Local(0.6, clusters=2, partitions=1), frame=mcs.Gaussianize())
     made = mcs.fit_stages(KEY, x, **how, **small)
     law = made.mixture
-    assert "bounds={'share': (0, 1)}" in str(law.report)
+    assert "{'share': (0, 1)}" in str(law.report)
     for draws in (
         law.sample(KEY, 5, as_frame=True),
         law.marginal(["size"]).sample(KEY, 5, as_frame=True),
@@ -224,7 +250,7 @@ def test_names_travel(tmp_path):
     swapped = x[["size", "share"]]
     for function in (law.log_prob, again.log_prob, again.encode):
         np.testing.assert_array_equal(function(swapped), function(x))
-        with pytest.raises(ValueError, match="expected the columns share, size, got"):
+        with pytest.raises(ValueError, match="'share', 'size', got a table without 'size'"):
             function(x.rename(columns={"size": "width"}))
 
 
@@ -232,9 +258,9 @@ def test_a_column_that_stops_dead_is_reported():
     r = rng()
     x = np.stack([r.random(1000), r.standard_normal(1000), r.exponential(1, 1000)], 1)
     law = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=2))
-    assert law.report.suspected == {0: "(0, 1)", 2: "(0, None)"}
-    assert "bounds={0: (0, 1), 2: (0, None)}" in str(law.report)
-    told = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=2), bounds={0: (0, 1), 2: (0, None)})
+    assert law.report.suspected == {0: (0, 1), 2: (0, None)}
+    assert "bounds=" in str(law.report) and "{0: (0, 1), 2: (0, None)}" in str(law.report)
+    told = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=2), bounds=law.report.suspected)
     assert not told.report.suspected
 
 
@@ -246,7 +272,13 @@ def test_a_column_that_stops_dead_is_reported():
         (dict(bounds={0: (1, 0)}), r"bounds: expected \(low, high\) of column 0"),
         (dict(bounds={0: 3}), r"bounds: expected \(low, high\) of column 0"),
         (dict(bounds={0: (0.5, None)}), "bounds: column 0 holds .* in row"),
-        (dict(bounds=[(0, 1)]), "bounds: expected a mapping"),
+        (dict(bounds=[(0, 1)]), "bounds: expected columns with"),
+        (dict(bounds={0: "01"}), r"bounds: expected \(low, high\) of column 0"),
+        (dict(bounds={0: (0, 10**400)}), r"bounds: expected \(low, high\) of column 0"),
+        (dict(bounds={0: (-1e20, 1e20)}), "bounds: column 0 spreads by .* too far from its end"),
+        (dict(periodic={0: True}), "periodic: expected the period of column 0"),
+        (dict(periodic={0: 1e-20}), "periodic: column 0 spreads by .*, too far from its period"),
+        (dict(periodic={0: 1e20}), "periodic: column 0 spreads by .*, too far from its period"),
         (dict(periodic={0: -1}), "periodic: expected the period of column 0"),
         (dict(periodic={0: np.nan}), "periodic: expected the period of column 0"),
         (dict(periodic={0: "day"}), "periodic: expected the period of column 0"),
@@ -257,6 +289,15 @@ def test_a_column_that_stops_dead_is_reported():
 def test_what_does_not_fit_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         mcs.mixture(rng().random((50, 2)), kernel=mcs.Whitened(0.3), **options)
+
+
+def test_a_circle_is_suspected_and_a_wrong_unit_too():
+    angle = np.random.default_rng(2).uniform(0, 360, 1000)
+    x = pd.DataFrame({"angle": angle, "other": rng().standard_normal(1000)})
+    law = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=2))
+    assert law.report.suspected == {0: 360} and "{'angle': 360}" in str(law.report)
+    with pytest.warns(UserWarning, match="periodic: column 'angle' runs over 57.* periods"):
+        mcs.mixture(x, kernel=mcs.Local(0.5, clusters=2), periodic={"angle": TAU})
 
 
 def test_the_cut_is_where_rows_are_fewest():

@@ -307,3 +307,19 @@ def test_far_rows_of_no_weight_do_not_widen_atoms():
         if not any(way.heaped)
     ]
     np.testing.assert_allclose(rooms[1], rooms[0], rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    "levels", [(0, 5, 10, 20, 50), (1, 2, 4, 8, 16), (0, 10, 100), tuple(np.arange(16) ** 3)]
+)
+@pytest.mark.parametrize("kernel", [AUTO, LOCAL], ids=["auto", "local"])
+def test_levels_at_uneven_distances_are_the_only_ones(levels, kernel):
+    """No draw between them, though they lie on a lattice."""
+    r = rng()
+    column = r.choice(np.array(levels, float), 1500)
+    x = np.stack([column, np.log1p(column) + 0.3 * r.standard_normal(1500)], 1)
+    law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize())
+    draws = np.asarray(law.sample(KEY, 20_000), np.float64)
+    assert set(np.unique(draws[:, 0])) == set(levels)
+    for level in levels if kernel is AUTO else ():
+        share_agrees(x, draws, lambda a, level=level: a[:, 0] == level, 4)

@@ -83,6 +83,8 @@ ATTACKS = {
     "shape": dict(frame__shift=lambda a: a[:1]),
     "bounds": dict(bounded__ends=lambda a: a[:, :1]),
     "scales": dict(bounded__scales=lambda a: -a),
+    "ends swapped": dict(bounded__ends=lambda a: a[::-1]),
+    "nearest": dict(bounded__nearest=lambda a: -a),
     "integers": dict(params__Dense_0__bias=lambda a: a.astype(np.int32)),
     "two precisions": dict(params__Dense_0__bias=lambda a: a.astype(np.float16)),
 }

@@ -77,11 +77,16 @@ def test_columns_go_by_their_names():
         frame[["age", "dose", "dose"]],
         frame.assign(more=1),
     ):
-        with pytest.raises(ValueError, match="expected the columns age, dose, reading, got"):
+        with pytest.raises(
+            ValueError,
+            match="expected the columns 'age', 'dose', 'reading', got",
+        ):
             LAW.log_prob(wrong)
-        with pytest.raises(ValueError, match="expected the columns age, dose, reading, got"):
+        with pytest.raises(ValueError, match="expected the columns 'age', 'dose', 'reading', got"):
             generator().density(wrong)
-    with pytest.raises(ValueError, match="columns: expected one of age, dose, reading, got 'does'"):
+    with pytest.raises(
+        ValueError, match="columns: expected one of 'age', 'dose', 'reading', got 'does'"
+    ):
         LAW.marginal(["does"])
     for mask in ([True, False, True], np.array([True, False, True]), "age"):
         with pytest.raises(ValueError, match="columns: expected a list of indices or names"):
