@@ -71,7 +71,7 @@ def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x
     if (
         own is None
         and np.ndim(x) == 1
-        and all(isinstance(c, str) for c in getattr(x, "index", [0]))
+        and all(isinstance(c, str) for c in (x.index if hasattr(x, "to_frame") else [0]))
     ):
         own, x = list(x.index), x.to_frame().T  # a row of a DataFrame
     if columns is not None and own is not None:
