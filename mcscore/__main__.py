@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         run(arguments, prog_name="mcscore", standalone_mode=True)
     except SystemExit as end:  # of a usage error, too, which has been printed
         if end.code == 130:
-            print("mcscore: interrupted; nothing was written", file=sys.stderr)
+            print("mcscore: interrupted", file=sys.stderr)
         return int(end.code or 0)
     except (ValueError, ImportError, OSError, RuntimeError, ArithmeticError) as error:
         command = next((word for word in arguments if not word.startswith("-")), "")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+CATEGORIES = "unordered categories are not modelled: fit one law per category"
 DATES = "expected numbers, got dates{}; subtract a start and divide by a unit of time"
 
 
@@ -35,10 +36,7 @@ def numbers(x: Any, name: str = "x", columns: Sequence[str] | None = None) -> np
         if getattr(dtype, "kind", "f") in "mM":
             raise ValueError(f"{name}: {DATES.format(label(j))}")
         if str(dtype).lower() in ("category", "categorical"):
-            raise ValueError(
-                f"{name}: expected numbers, got categories{label(j)}; unordered categories are not "
-                "modelled: fit one law per category"
-            )
+            raise ValueError(f"{name}: expected numbers, got categories{label(j)}; {CATEGORIES}")
     try:
         array = np.asarray(x)
         dates = array.dtype.kind in "mM"
@@ -67,23 +65,16 @@ def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x
     >>> points([1.0, 2.0], 2, None).shape
     (1, 2)
     """
-    own = getattr(x, "column_names", getattr(x, "columns", None))
-    if (
-        own is None
-        and np.ndim(x) == 1
-        and all(isinstance(c, str) for c in (x.index if hasattr(x, "to_frame") else [0]))
-    ):
-        own, x = list(x.index), x.to_frame().T  # a row of a DataFrame
+    own = names_of(x)
+    if own is not None and np.ndim(x) == 1:
+        x = np.asarray(x)[None]  # a row of a DataFrame
     if columns is not None and own is not None:
-        own = [str(c) for c in own]
-        missing, more = set(columns) - set(own), set(own) - set(columns)
-        if missing or more or len(own) > len(columns):
-            missed = (
-                f"without {_names(missing)}" if missing else f"with {_names(more or own)} besides"
-            )
-            raise ValueError(
-                f"{name}: expected the columns {_names(columns)}, got a table {missed}"
-            )
+        expected = f"{name}: expected the columns {_listed(columns)}"
+        for column in columns:
+            if (count := own.count(column)) != 1:
+                raise ValueError(f"{expected}, got {count or 'no'} {column!r}")
+        if more := [column for column in own if column not in columns]:
+            raise ValueError(f"{expected}, got {more[0]!r} besides")
         x = numbers(x, name, own)[:, [own.index(c) for c in columns]]
     found = x if isinstance(x, jax.Array) else numbers(x, name, columns)
     found = found[None] if found.ndim == 1 and len(found) == dimension else found
@@ -92,7 +83,18 @@ def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x
     return found
 
 
-def _names(names: Iterable[str]) -> str:
+def names_of(x: Any) -> list[str] | None:
+    """Return the names of the columns of a DataFrame, an Arrow table, or one of its rows; None without any.
+
+    >>> names_of(np.zeros((2, 2)))
+    """
+    if hasattr(x, "to_frame") and hasattr(x, "index"):  # a Series
+        return list(x.index) if all(isinstance(name, str) for name in x.index) else None
+    found = getattr(x, "column_names", getattr(x, "columns", None))  # Arrow's columns are data
+    return None if found is None else list(map(str, found))
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
@@ -110,7 +112,7 @@ def column_numbers(
     for name in columns:
         if isinstance(name, str) and name not in names:
             raise ValueError(
-                f"columns: expected one of {_names(names) or 'no names'}, got {name!r}"
+                f"columns: expected one of {_listed(names) or 'numbers (no names)'}, got {name!r}"
             )
     try:
         found = [names[j] if isinstance(j, str) else operator.index(j) for j in columns]
@@ -128,6 +130,5 @@ def _describe(x: Any) -> str:
     dtypes = getattr(x, "dtypes", None)
     if dtypes is not None and hasattr(dtypes, "items"):
         text = [f"{name!r} ({dtype})" for name, dtype in dtypes.items() if dtype.kind not in "iufb"]
-        advice = "; unordered categories are not modelled: fit one law per category"
-        return f"non-numeric columns {', '.join(text)}{advice}" if text else "a ragged table"
+        return f"non-numeric columns {', '.join(text)}; {CATEGORIES}" if text else "a ragged table"
     return f"{type(x).__name__} of {getattr(x, 'dtype', 'mixed entries')}"

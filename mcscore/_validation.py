@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._numbers import numbers
+from mcscore._numbers import names_of, numbers
 
 KINDS = {"b": "boolean", "i": "integer", "u": "integer"}
 EXACT = 2.0**53  # beyond, float64 rounds integers
@@ -69,10 +69,10 @@ class Table:
             if weights is not None:
                 raise ValueError(f"weights: {name} is a Table, which has weights of its own")
             return x
-        found = getattr(
-            x, "column_names", getattr(x, "columns", columns)
-        )  # pyarrow's, a DataFrame's
-        names = None if found is None else tuple(map(str, found))
+        names = names_of(x)
+        if names is None and columns is not None:
+            names = list(map(str, columns))
+        names = None if names is None else tuple(names)
         array = numbers(x, name, names)
         if np.iscomplexobj(array):
             raise ValueError(f"{name}: expected real numbers, got {array.dtype}")

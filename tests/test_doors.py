@@ -104,9 +104,7 @@ def test_conditions_by_mapping_and_rows_by_name():
     np.testing.assert_allclose(one.log_prob(X[:5, 2:]), other.log_prob(X[:5, 2:]), rtol=1e-5)
     row = NAMED.loc[3, ["c", "a", "b"]]
     np.testing.assert_allclose(law.log_prob(row), LAW.log_prob(X[3:4]), rtol=1e-5)
-    with pytest.raises(
-        ValueError, match="expected the columns 'a', 'b', 'c', got a table with 'd' bes"
-    ):
+    with pytest.raises(ValueError, match="expected the columns 'a', 'b', 'c', got 'd' besides"):
         law.log_prob(NAMED)
 
 

@@ -47,7 +47,7 @@ def split(key: Array, x: np.ndarray, *shares: float) -> list[np.ndarray]:
     """Return disjoint random parts of the rows, one per share; the last share takes the rest.
 
     Raises:
-        ValueError: If a share is no positive number, or a part would be empty.
+        ValueError: If a share is no positive number.
 
     >>> import jax
     >>> [len(part) for part in split(jax.random.key(0), np.zeros((10, 1)), 0.5, 0.5)]

@@ -1,15 +1,14 @@
 from .affine import Affine as Affine
 from .affine import AffineFrame as AffineFrame
 from .affine import Identity as Identity
-from .bounded import NOWHERE as NOWHERE
 from .bounded import BoundedFrame as BoundedFrame
 from .bounded import PeriodicFrame as PeriodicFrame
-from .columns import bounds_of as bounds_of
-from .columns import periods_of as periods_of
+from .bounded import told as told
 from .columns import suspected as suspected
 from .copies import merged as merged
 from .frame import Frame as Frame
 from .frame import FrameKind as FrameKind
+from .frame import OuterFrame as OuterFrame
 from .gaussianize import Gaussianize as Gaussianize
 from .gaussianize import GaussianizedFrame as GaussianizedFrame
 from .opened import OpenedFrame as OpenedFrame

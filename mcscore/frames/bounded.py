@@ -9,16 +9,20 @@ integrates to one inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from mcscore._arrays import by_column, shapes
+from mcscore._numbers import column_numbers
+from mcscore._validation import Table
 from mcscore.frames.affine import Identity
-from mcscore.frames.frame import Frame
+from mcscore.frames.frame import Frame, OuterFrame
+from mcscore.frames.lattice import lattice_of
 
 NOWHERE = 1e37  # an end that a column does not have; finite in float32
 SLACK = 2.0**-22  # of an end: so far beyond it a value counts as the end, rounded
@@ -28,59 +32,41 @@ SLOPE = float(np.sqrt(2 * np.pi))  # of the tangent
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class BoundedFrame(Frame):
-    """The ``inner`` frame of columns sent to the whole line.
+class BoundedFrame(OuterFrame):
+    """The ``inner`` frame of columns sent to the whole line. A density outside the ends is zero.
 
     Attributes:
         ends: The columns' ends, (2, d), -1e37 and 1e37 where they have none.
-        scales: Units of the distance to either, (2, d).
+        units: What distances to the ends are measured by, (d,).
         nearest: What counts as the distance at the end itself, in these units (2, d): half the least
             of the rows it was fitted to.
         inner: The frame of the images.
     """
 
     ends: Any
-    scales: Any
+    units: Any
     nearest: Any
     inner: Frame = Identity()
     __repr__ = shapes
 
-    def forward(self, x: Any) -> Any:
-        """Return the inner coordinates of the images of ``x``; ends count as the nearest inside."""
-        return self.inner.forward(self.image(x)[0])
+    def enter(self, x: Any) -> tuple[Any, Any]:
+        """Return the images (b, d) and the logarithms of the slopes that lead to them; -inf outside."""
+        return by_column(_image, x, *self.ends, self.units, *self.nearest)
 
-    def inverse(self, y: Any) -> Any:
-        """Return the columns, none beyond an end."""
-        return by_column(_back, self.inner.inverse(y), *self.ends, *self.scales)
-
-    def log_det(self, x: Any) -> Any:
-        """Return the inner frame's and the images'; -inf outside."""
-        image, slopes = self.image(x)
-        return self.inner.log_det(image) + slopes.sum(1)
-
-    def image(self, x: Any) -> tuple[Any, Any]:
-        """Return the images (b, d) and the logarithms of the slopes that lead to them, per column."""
-        return by_column(_image, x, *self.ends, *self.scales, *self.nearest)
-
-    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> BoundedFrame:
-        """Return the frame with the inner one recalibrated, see `Frame`."""
-        return replace(self, inner=self.inner.recalibrated(y, wanted))
+    def leave(self, s: Any) -> Any:
+        """Return the columns of images, none beyond an end."""
+        return by_column(_back, s, *self.ends, self.units)
 
     def part(self, columns: Sequence[int], dimension: int) -> tuple[BoundedFrame, Any]:
         """Return the columns, with their ends, in the inner frame's part, see `Frame`."""
         at = np.asarray(columns)
         inner, matrix = self.inner.part(columns, dimension)
-        tables = (self.ends[:, at], self.scales[:, at], self.nearest[:, at])
-        return BoundedFrame(*tables, inner), matrix
-
-    def restore(self, x: Any) -> Any:
-        """Return draws ``x`` (b, d) whose images the inner frame has restored."""
-        return by_column(_back, self.inner.restore(self.image(x)[0]), *self.ends, *self.scales)
+        return BoundedFrame(self.ends[:, at], self.units[at], self.nearest[:, at], inner), matrix
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class PeriodicFrame(Frame):
+class PeriodicFrame(OuterFrame):
     """The ``inner`` frame of columns of which some have a period.
 
     Attributes:
@@ -96,25 +82,13 @@ class PeriodicFrame(Frame):
     inner: Frame = Identity()
     __repr__ = shapes
 
-    def forward(self, x: Any) -> Any:
-        """Return the inner coordinates, the same for every turn of the circle."""
-        return self.inner.forward(self.turned(x, self.cuts))
+    def enter(self, x: Any) -> tuple[Any, Any]:
+        """Return the columns cut open, the same for every turn of the circle."""
+        return by_column(_turn, x, self.periods, self.cuts), 0 * x
 
-    def inverse(self, y: Any) -> Any:
+    def leave(self, s: Any) -> Any:
         """Return the columns within one period from their start."""
-        return self.turned(self.inner.inverse(y), self.starts)
-
-    def log_det(self, x: Any) -> Any:
-        """Return the inner frame's."""
-        return self.inner.log_det(self.turned(x, self.cuts))
-
-    def places(self, x: Any) -> tuple[Any, Any]:
-        """Return the inner frame's places, see `Frame`."""
-        return self.inner.places(self.turned(x, self.cuts))
-
-    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> PeriodicFrame:
-        """Return the frame with the inner one recalibrated, see `Frame`."""
-        return replace(self, inner=self.inner.recalibrated(y, wanted))
+        return by_column(_turn, s, self.periods, self.starts)
 
     def part(self, columns: Sequence[int], dimension: int) -> tuple[PeriodicFrame, Any]:
         """Return the columns, with their periods, in the inner frame's part, see `Frame`."""
@@ -122,56 +96,32 @@ class PeriodicFrame(Frame):
         inner, matrix = self.inner.part(columns, dimension)
         return PeriodicFrame(self.periods[at], self.cuts[at], self.starts[at], inner), matrix
 
-    def restore(self, x: Any) -> Any:
-        """Return draws ``x`` (b, d) restored by the inner frame, within one period from their start."""
-        return self.turned(self.inner.restore(self.turned(x, self.cuts)), self.starts)
 
-    def ends(self, known: np.ndarray | None) -> np.ndarray:
-        """Return the ends (2, d) of the columns cut open, besides those ``known``."""
-        none = np.array([[-NOWHERE], [NOWHERE]]) * np.ones(len(self.periods))
-        ends = np.stack([self.cuts, self.cuts + self.periods])
-        return np.where(self.periods > 0, ends, none if known is None else known)
-
-    def turned(self, x: Any, starts: Any) -> Any:
-        """Return ``x`` within one period from ``starts``."""
-        return by_column(_turn, x, self.periods, starts)
+def _middle(library: Any, low: Any, high: Any, unit: Any) -> Any:
+    """Return where the tangent passes through zero: half a unit from an end, or at zero without one."""
+    from_high = library.where(high < NOWHERE, high - unit / 2, 0)
+    return library.where(low > -NOWHERE, low + unit / 2, from_high)
 
 
-def _distances(library: Any, x: Any, low: Any, high: Any, below: Any, above: Any) -> tuple:
-    """Return the distances to either end in their units, and on which side the map bends: of the nearer."""
-    from_low, from_high = (x - low) / below, (high - x) / above
-    bends_low = (low > -NOWHERE) & (from_low <= 0.5)
-    return from_low, from_high, bends_low, (high < NOWHERE) & (from_high < 0.5)
-
-
-def _image(library: Any, x: Any, low, high, below, above, nearest_low, nearest_high) -> tuple:
-    ndtri = _normal(library).ndtri
-    near, far, bends_low, bends_high = _distances(library, x, low, high, below, above)
-    t = library.where(bends_low, near, library.where(bends_high, far, 0.5))
-    closest = library.where(bends_low, nearest_low, nearest_high)
-    bent = ndtri(library.clip(library.where(t > 0, t, closest), NEAREST, 0.5))
-    has_low, has_high = low > -NOWHERE, high < NOWHERE
-    tangent = library.where(has_low, (near - 0.5) * SLOPE, (0.5 - far) * SLOPE)
-    tangent = library.where(has_low | has_high, tangent, x)
-    image = library.where(bends_low, bent, library.where(bends_high, -bent, tangent))
-    unit = library.where(bends_high | ~has_low, above, below)
+def _image(library: Any, x: Any, low, high, unit, nearest_low, nearest_high) -> tuple[Any, Any]:
+    above, below = (x - low) / unit, (high - x) / unit
+    at_low, at_high = above <= 0.5, below < 0.5
+    above = library.where(above > 0, above, nearest_low)
+    below = library.where(below > 0, below, nearest_high)
+    t = library.where(at_low, above, library.where(at_high, below, 0.5))
+    bent = _normal(library).ndtri(library.clip(t, NEAREST, 0.5))
+    tangent = (x - _middle(library, low, high, unit)) * (SLOPE / unit)
+    image = library.where(at_low, bent, library.where(at_high, -bent, tangent))
     slope = bent**2 / 2 + library.log(SLOPE / unit)
-    slope = library.where(has_low | has_high, slope, library.zeros_like(x))
-    slack = (SLACK * library.abs(end) for end in (low, high))
-    outside = (x < low - next(slack)) | (x > high + next(slack))
+    outside = (x < low - SLACK * library.abs(low)) | (x > high + SLACK * library.abs(high))
     return image, library.where(outside, -library.inf, slope)
 
 
-def _back(library: Any, w: Any, low: Any, high: Any, below: Any, above: Any) -> Any:
-    ndtr = _normal(library).ndtr
-    has_low, has_high = low > -NOWHERE, high < NOWHERE
-    share = ndtr(-library.abs(w))
-    tangent = library.where(
-        has_low, low + below * (0.5 + w / SLOPE), high - above * (0.5 - w / SLOPE)
-    )
-    x = library.where(has_low | has_high, tangent, w)
-    x = library.where(has_high & (w > 0), high - above * share, x)
-    x = library.where(has_low & (w <= 0), low + below * share, x)
+def _back(library: Any, w: Any, low: Any, high: Any, unit: Any) -> Any:
+    share = unit * _normal(library).ndtr(-library.abs(w))
+    x = _middle(library, low, high, unit) + w * (unit / SLOPE)
+    x = library.where((high < NOWHERE) & (w > 0), high - share, x)
+    x = library.where((low > -NOWHERE) & (w <= 0), low + share, x)
     return library.clip(x, low, high)
 
 
@@ -192,18 +142,161 @@ def _normal(library: Any) -> Any:
 
 def fit_bounds(x: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> BoundedFrame:
     """Return the frame of columns ``x`` (n, d), weights (n,), with ``ends`` (2, d)."""
-    scales, nearest = np.ones_like(ends), np.full_like(ends, 0.5)
-    for j, (column, (low, high)) in enumerate(zip(x.T, ends.T, strict=True)):
-        order = np.argsort(column)
-        middle = column[order[np.searchsorted(np.cumsum(weights[order]), 0.5)]]
+    units, nearest = np.full(x.shape[1], SLOPE), np.full_like(ends, 0.5)
+    has_low, has_high = np.abs(ends) < NOWHERE
+    for j in np.flatnonzero(has_low | has_high):
+        column, (low, high) = x[:, j], ends[:, j]
+        if has_low[j] and has_high[j]:
+            units[j] = high - low
+        else:
+            order = np.argsort(column)
+            middle = column[order[np.searchsorted(np.cumsum(weights[order]), 0.5)]]
+            distance = column - low if has_low[j] else high - column
+            units[j] = 2 * abs(middle - (low if has_low[j] else high)) or 2 * distance.mean()
         for side, distance in enumerate((column - low, high - column)):
-            if abs(ends[side, j]) >= NOWHERE:
-                continue
-            inside = distance[distance > 0]
-            if not np.ptp(column) > 1e-9 * distance.max():
-                spread = f"column {j} spreads by {np.ptp(column):.3g}"
-                raise ValueError(f"bounds: {spread}, too far from its end {ends[side, j]:g}")
-            both = np.abs(ends[:, j]).max() < NOWHERE
-            unit = high - low if both else 2 * abs(middle - ends[side, j]) or 2 * np.mean(inside)
-            scales[side, j], nearest[side, j] = unit, min(inside.min() / unit / 2, 0.5)
-    return BoundedFrame(ends, scales, nearest)
+            nearest[side, j] = min(distance[distance > 0].min() / units[j] / 2, 0.5)
+    return BoundedFrame(ends, units, nearest)
+
+
+def told(
+    bounds: Mapping[Any, Any] | None, periodic: Mapping[Any, Any] | None, table: Table
+) -> tuple[np.ndarray | None, PeriodicFrame | None]:
+    """Return the ends (2, d) of the table's columns and the frame that cuts circles open, None without any.
+
+    Raises:
+        ValueError: As ``bounds_of`` and ``periods_of`` do, and if a column has both.
+    """
+    ends, circles = bounds_of(bounds, table), periods_of(periodic, table)
+    if circles is None:
+        return ends, None
+    ends = _no_ends(table) if ends is None else ends
+    circular = circles.periods > 0
+    for j in np.flatnonzero(circular & (np.abs(ends) < NOWHERE).any(0)):
+        raise ValueError(f"periodic: {table.label(j)} has bounds too")
+    return np.where(
+        circular, np.stack([circles.cuts, circles.cuts + circles.periods]), ends
+    ), circles
+
+
+def bounds_of(bounds: Mapping[Any, Any] | None, table: Table) -> np.ndarray | None:
+    """Return the ends (2, d) that ``bounds`` gives to the table's columns, by name or number.
+
+    Raises:
+        ValueError: If a column is not there, its ends are no (low, high), or a row lies outside.
+
+    >>> bounds_of({1: (0, None)}, Table.of([[1.0, 2.0]])).tolist()
+    [[-1e+37, 0.0], [1e+37, 1e+37]]
+    """
+    if not bounds:
+        return None
+    ends = _no_ends(table)
+    for j, given in zip(_columns("bounds", bounds, table), bounds.values(), strict=True):
+        try:
+            low, high = (
+                far if end is None else _number(end)
+                for end, far in zip(given, (-NOWHERE, NOWHERE), strict=True)
+            )
+        except (TypeError, ValueError, OverflowError):
+            low, high = 0.0, 0.0
+        if not low < high:
+            raise ValueError(
+                f"bounds: expected (low, high) of {table.label(j)}, None where there is no end, got {given!r}"
+            )
+        low, high = max(low, -NOWHERE), min(high, NOWHERE)
+        column, slack = table.values[:, j], SLACK * np.array([abs(low), abs(high)])
+        ends[:, j] = _inwards(low, np.inf, table.dtype), _inwards(high, -np.inf, table.dtype)
+        outside = np.flatnonzero((column < low - slack[0]) | (column > high + slack[1]))
+        if len(outside):
+            raise ValueError(
+                f"bounds: {table.label(j)} holds {column[outside[0]]:g} in row {outside[0]}, outside "
+                f"{given!r} ({len(outside)} rows affected)"
+            )
+        if ((column == low) | (column == high)).all():
+            raise ValueError(f"bounds: {table.label(j)} holds nothing but its ends {given!r}")
+        if np.ptp(column) < 1e-9 * max(abs(end) for end in (0.0, low, high) if abs(end) < NOWHERE):
+            spread = f"{table.label(j)} spreads by {np.ptp(column):.3g}"
+            raise ValueError(f"bounds: {spread}, too far from its ends {given!r}")
+    return ends
+
+
+def periods_of(periodic: Mapping[Any, Any] | None, table: Table) -> PeriodicFrame | None:
+    """Return the frame of the table's columns, those in ``periodic`` cut open, by name or number.
+
+    A period is a length or a pair (start, end), between which draws are given; of a length alone they
+    start at 0, where rows do, else half a period below.
+
+    Raises:
+        ValueError: If a column is not there, or its period is no positive number or pair.
+    """
+    if not periodic:
+        return None
+    periods, cuts, starts = np.zeros((3, table.values.shape[1]))
+    for j, given in zip(_columns("periodic", periodic, table), periodic.values(), strict=True):
+        try:
+            start, end = (None, _number(given)) if np.ndim(given) == 0 else map(_number, given)
+            period = end - (start or 0.0)
+        except (TypeError, ValueError, OverflowError):
+            start, period = None, 0.0
+        if not 0 < period < NOWHERE:
+            raise ValueError(
+                f"periodic: expected the period of {table.label(j)}, a positive number or (start, end), "
+                f"got {given!r}"
+            )
+        column = table.values[:, j]
+        turns = np.ptp(column) / period
+        if not 1e-9 < turns < 1e9:
+            spread = f"{table.label(j)} spreads by {np.ptp(column):.3g}"
+            raise ValueError(f"periodic: {spread}, too far from its period {given!r}")
+        if turns > 2.5:
+            warnings.warn(
+                f"periodic: {table.label(j)} runs over {turns:.3g} periods of {period:g}; "
+                "is that its period in its own unit?",
+                stacklevel=4,
+            )
+        if start is None:
+            start = 0.0 if column.min() >= 0 else -period / 2
+        periods[j], starts[j] = period, start
+        cuts[j] = _cut(start + np.mod(column - start, period), start, period, table.weights)
+    return PeriodicFrame(periods, cuts, starts)
+
+
+def _no_ends(table: Table) -> np.ndarray:
+    return np.array([[-NOWHERE], [NOWHERE]]) * np.ones(table.values.shape[1])
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, str | bool | np.bool_):
+        raise ValueError(given)
+    return float(given)
+
+
+def _inwards(end: float, towards: float, dtype: Any) -> float:
+    """Return an end, rounded to a number of the precision, so that no draw of that precision lies beyond."""
+    if abs(end) >= NOWHERE:
+        return end
+    rounded = np.dtype(dtype).type(end)
+    within = float(rounded) >= end if towards > 0 else float(rounded) <= end
+    return float(rounded if within else np.nextafter(rounded, rounded.dtype.type(towards)))
+
+
+def _columns(what: str, given: Any, table: Table) -> list[int]:
+    if not isinstance(given, Mapping):
+        example = {"bounds": '{"age": (0, None)}', "periodic": '{"angle": 360}'}[what]
+        raise ValueError(f"{what}: expected columns with theirs, as {example}, got {given!r}")
+    try:
+        return column_numbers(list(given), table.values.shape[1], table.columns)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def _cut(x: np.ndarray, start: float, period: float, weights: np.ndarray) -> float:
+    """Return where a circle is cut: in the widest gap that touches the emptiest of its 24 parts."""
+    values, counts = np.unique(x, return_counts=True)
+    mass = np.histogram(x, 24, (start, start + period), weights=weights)[0]
+    mass = mass + np.roll(mass, 1) / 2 + np.roll(mass, -1) / 2
+    gaps = np.diff(np.append(values, values[0] + period))
+    middle = (values + gaps / 2 - start) % period
+    parts = np.minimum((middle / period * 24).astype(int), 23)
+    best = np.lexsort((-gaps, mass[parts]))[0] if len(values) > 64 else gaps.argmax()
+    step = lattice_of(values, counts)[1]
+    return float(values[best] + (step or gaps[best]) / 2)

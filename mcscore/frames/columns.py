@@ -1,16 +1,14 @@
-"""What columns are: continuous, on a lattice, of few levels, with atoms; with ends and periods, as told."""
+"""What columns are: continuous, on a lattice, of few levels, with atoms; found from their values."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcscore._numbers import column_numbers
 from mcscore._validation import Table
-from mcscore.frames.bounded import NOWHERE, SLACK, PeriodicFrame
+from mcscore.frames.bounded import NOWHERE
 from mcscore.frames.lattice import lattice_of
 from mcscore.frames.opened import FAR
 
@@ -76,7 +74,7 @@ def column_of(x: np.ndarray, weights: np.ndarray) -> Column | None:
     full = tied > 0.9 and (bool(step) or several)  # no other values than these
     few = full and len(values) <= LEVELS
     holes = step > 0 and len(values) < 0.5 * (np.ptp(values) / step + 1)
-    if few or (full and holes and np.mean(counts >= 3) > 0.9):  # these values and no others
+    if few or (full and holes and np.mean(counts >= 3) > 0.9):  # what lies between are no values
         step, several = 0.0, True
     if step:
         cells = values + step / 2 * np.array([[-1.0], [1.0]])
@@ -96,7 +94,7 @@ def column_of(x: np.ndarray, weights: np.ndarray) -> Column | None:
     shift = np.cumsum(grown) - grown
     rooms = cells + np.stack([shift, shift + grown])
     atoms = heavy.copy()
-    if few or (full and not step):
+    if full and not step:
         atoms[:] = True
     ends = (values[0], values[-1])
     least, most = (
@@ -184,120 +182,3 @@ def suspected(table: Table, known: Sequence[int]) -> dict[int, Any]:
             round_ = None not in ends and ends[1] - ends[0] in PERIODS
             found[j] = ends[1] - ends[0] if round_ else tuple(ends)
     return found
-
-
-def bounds_of(bounds: Mapping[Any, Any] | None, table: Table) -> np.ndarray | None:
-    """Return the ends (2, d) that ``bounds`` gives to the table's columns, by name or number.
-
-    Raises:
-        ValueError: If a column is not there, its ends are no (low, high), or a row lies outside.
-
-    >>> bounds_of({1: (0, None)}, Table.of([[1.0, 2.0]])).tolist()
-    [[-1e+37, 0.0], [1e+37, 1e+37]]
-    """
-    if not bounds:
-        return None
-    ends = np.array([[-NOWHERE], [NOWHERE]]) * np.ones(table.values.shape[1])
-    for j, given in zip(_columns("bounds", bounds, table), bounds.values(), strict=True):
-        try:
-            low, high = (
-                far if end is None else _number(end)
-                for end, far in zip(given, (-NOWHERE, NOWHERE), strict=True)
-            )
-        except (TypeError, ValueError, OverflowError):
-            low, high = 0.0, 0.0
-        if not low < high:
-            raise ValueError(
-                f"bounds: expected (low, high) of {table.label(j)}, None where there is no end, got {given!r}"
-            )
-        low, high = max(low, -NOWHERE), min(high, NOWHERE)
-        column, slack = table.values[:, j], SLACK * np.array([abs(low), abs(high)])
-        ends[:, j] = _inwards(low, np.inf, table.dtype), _inwards(high, -np.inf, table.dtype)
-        outside = np.flatnonzero((column < low - slack[0]) | (column > high + slack[1]))
-        if len(outside):
-            raise ValueError(
-                f"bounds: {table.label(j)} holds {column[outside[0]]:g} in row {outside[0]}, outside "
-                f"{given!r} ({len(outside)} rows affected)"
-            )
-        if ((column == low) | (column == high)).all():
-            raise ValueError(f"bounds: {table.label(j)} holds nothing but its ends {given!r}")
-    return ends
-
-
-def periods_of(periodic: Mapping[Any, Any] | None, table: Table) -> PeriodicFrame | None:
-    """Return the frame of the table's columns, those in ``periodic`` cut open, by name or number.
-
-    A period is a length or a pair (start, end), between which draws are given; of a length alone they
-    start at 0, where rows do, else half a period below.
-
-    Raises:
-        ValueError: If a column is not there, or its period is no positive number or pair.
-    """
-    if not periodic:
-        return None
-    periods, cuts, starts = np.zeros((3, table.values.shape[1]))
-    for j, given in zip(_columns("periodic", periodic, table), periodic.values(), strict=True):
-        try:
-            start, end = (None, _number(given)) if np.ndim(given) == 0 else map(_number, given)
-            period = end - (start or 0.0)
-        except (TypeError, ValueError, OverflowError):
-            start, period = None, 0.0
-        if not 0 < period < NOWHERE:
-            raise ValueError(
-                f"periodic: expected the period of {table.label(j)}, a positive number or (start, end), "
-                f"got {given!r}"
-            )
-        column = table.values[:, j]
-        turns = np.ptp(column) / period
-        if not 1e-9 < turns < 1e9:
-            spread = f"{table.label(j)} spreads by {np.ptp(column):.3g}"
-            raise ValueError(f"periodic: {spread}, too far from its period {given!r}")
-        if turns > 2.5:
-            warnings.warn(
-                f"periodic: {table.label(j)} runs over {turns:.3g} periods of {period:g}; "
-                "is that its period in its own unit?",
-                stacklevel=4,
-            )
-        if start is None:
-            start = 0.0 if column.min() >= 0 else -period / 2
-        periods[j], starts[j] = period, start
-        cuts[j] = _cut(start + np.mod(column - start, period), start, period, table.weights)
-    return PeriodicFrame(periods, cuts, starts)
-
-
-def _number(given: Any) -> float:
-    if isinstance(given, str | bool | np.bool_):
-        raise ValueError(given)
-    return float(given)
-
-
-def _inwards(end: float, towards: float, dtype: Any) -> float:
-    """Return an end, rounded to a number of the precision, so that no draw of that precision lies beyond."""
-    if abs(end) >= NOWHERE:
-        return end
-    rounded = np.dtype(dtype).type(end)
-    within = float(rounded) >= end if towards > 0 else float(rounded) <= end
-    return float(rounded if within else np.nextafter(rounded, rounded.dtype.type(towards)))
-
-
-def _columns(what: str, given: Any, table: Table) -> list[int]:
-    if not isinstance(given, Mapping):
-        example = {"bounds": '{"age": (0, None)}', "periodic": '{"angle": 360}'}[what]
-        raise ValueError(f"{what}: expected columns with theirs, as {example}, got {given!r}")
-    try:
-        return column_numbers(list(given), table.values.shape[1], table.columns)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
-
-
-def _cut(x: np.ndarray, start: float, period: float, weights: np.ndarray) -> float:
-    """Return where a circle is cut: in the widest gap that touches the emptiest of its 24 parts."""
-    values, counts = np.unique(x, return_counts=True)
-    mass = np.histogram(x, 24, (start, start + period), weights=weights)[0]
-    mass = mass + np.roll(mass, 1) / 2 + np.roll(mass, -1) / 2
-    gaps = np.diff(np.append(values, values[0] + period))
-    middle = (values + gaps / 2 - start) % period
-    parts = np.minimum((middle / period * 24).astype(int), 23)
-    best = np.lexsort((-gaps, mass[parts]))[0] if len(values) > 64 else gaps.argmax()
-    step = lattice_of(values, counts)[1]
-    return float(values[best] + (step or gaps[best]) / 2)

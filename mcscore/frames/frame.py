@@ -13,7 +13,7 @@ on them. All of them take NumPy arrays too and keep their float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +76,14 @@ class Frame(FrameKind):
         """
         return self.forward(x)[None], self.log_det(x)[None]
 
+    def column_scores(self, x: Any) -> tuple[Any, Any]:
+        """Return ``u`` (b, d), each column's own coordinate, in which a law is smooth, and ``log du/dx``."""
+        return x, 0 * x
+
+    def of_column_scores(self, u: Any) -> Any:
+        """Return the ``x`` (b, d) whose ``column_scores`` are ``u``."""
+        return u
+
     def calibrated(
         self,
         tails: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -117,3 +125,54 @@ class Frame(FrameKind):
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) made values that the table can have: far tails ended, ties put back."""
         return x
+
+
+class OuterFrame(Frame):
+    """Base of frames that change columns one by one and hand them on to an ``inner`` frame."""
+
+    inner: Frame
+
+    def enter(self, x: Any) -> tuple[Any, Any]:
+        """Return the columns (b, d) that the inner frame sees, and what a log density gains, per column."""
+        raise NotImplementedError
+
+    def leave(self, s: Any) -> Any:
+        """Return the columns (b, d) of those that the inner frame sees."""
+        raise NotImplementedError
+
+    def forward(self, x: Any) -> Any:
+        """Return the inner coordinates of the changed columns."""
+        return self.inner.forward(self.enter(x)[0])
+
+    def inverse(self, y: Any) -> Any:
+        """Return the columns of inner coordinates."""
+        return self.leave(self.inner.inverse(y))
+
+    def log_det(self, x: Any) -> Any:
+        """Return the inner frame's and what the change adds."""
+        s, gains = self.enter(x)
+        return self.inner.log_det(s) + gains.sum(1)
+
+    def places(self, x: Any) -> tuple[Any, Any]:
+        """Return the inner frame's places, see `Frame`."""
+        s, gains = self.enter(x)
+        y, gain = self.inner.places(s)
+        return y, gain + gains.sum(1)[None]
+
+    def column_scores(self, x: Any) -> tuple[Any, Any]:
+        """Return the inner frame's, see `Frame`."""
+        s, gains = self.enter(x)
+        u, slopes = self.inner.column_scores(s)
+        return u, slopes + gains
+
+    def of_column_scores(self, u: Any) -> Any:
+        """Return the columns of the inner frame's, see `Frame`."""
+        return self.leave(self.inner.of_column_scores(u))
+
+    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> OuterFrame:
+        """Return the frame with the inner one recalibrated, see `Frame`."""
+        return replace(self, inner=self.inner.recalibrated(y, wanted))
+
+    def restore(self, x: Any) -> Any:
+        """Return draws ``x`` (b, d) restored by the inner frame."""
+        return self.leave(self.inner.restore(self.enter(x)[0]))

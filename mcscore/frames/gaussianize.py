@@ -66,16 +66,16 @@ class GaussianizedFrame(Frame):
 
     def forward(self, x: Any) -> Any:
         """Return the whitened normal scores of ``x``."""
-        return in_chunks(lambda part: self.affine.forward(self._scores(part)[0]), x)
+        return in_chunks(lambda part: self.affine.forward(self.column_scores(part)[0]), x)
 
     def log_det(self, x: Any) -> Any:
         """Return ``sum_j log f_j'(x_j)`` plus that of the whitening."""
-        scores, log_slopes = self._scores(x)
+        scores, log_slopes = self.column_scores(x)
         return log_slopes.sum(1) + self.affine.log_det(scores)
 
     def inverse(self, y: Any) -> Any:
         """Return the values whose whitened scores are ``y``."""
-        return by_column(spline_inverse, self.affine.inverse(y), *self._tables)
+        return self.of_column_scores(self.affine.inverse(y))
 
     def calibrated(
         self,
@@ -133,12 +133,17 @@ class GaussianizedFrame(Frame):
         below, above = room * (beyond / (room + beyond))
         return library.clip(x, least, most) + above - below
 
+    def column_scores(self, x: Any) -> tuple[Any, Any]:
+        """Return the normal scores, not whitened, see `Frame`."""
+        return by_column(spline, x, *self._tables)
+
+    def of_column_scores(self, u: Any) -> Any:
+        """Return the values of normal scores that are not whitened."""
+        return by_column(spline_inverse, u, *self._tables)
+
     @property
     def _tables(self) -> tuple[Any, Any, Any]:
         return self.knots, self.scores, self.slopes
-
-    def _scores(self, x: Any) -> tuple[Any, Any]:
-        return by_column(spline, x, *self._tables)
 
 
 @dataclass(frozen=True)

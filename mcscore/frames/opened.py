@@ -7,22 +7,23 @@ the way back sends the whole interval to the atom, so that spreading and putting
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from mcscore._arrays import by_column, library_of, like, shapes
-from mcscore.frames.frame import Frame
+from mcscore.frames.frame import Frame, OuterFrame
 
 PLACES = 8  # of a value's interval, at which a driven column's density is taken
+NARROW = 0.01  # of a deviation: within, a law is even, and differences of scores are not exact
 FAR = 1e37  # pads tables: beyond any value, finite in float32
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class OpenedFrame(Frame):
+class OpenedFrame(OuterFrame):
     """The ``inner`` frame of opened columns ``s``.
 
     A column grows by the widths of its atoms' intervals: ``s`` is piecewise linear in ``x``, and a value
@@ -36,9 +37,10 @@ class OpenedFrame(Frame):
         heights: What a log density at the middle gains, (d, m).
         lattice: Origin, step (0: none), least and greatest value of every column, (4, d).
         inner: The frame of the opened columns.
-        driven: 1 for columns whose rows' places go with other columns (d,), or None. A law's density there
-            is the mean over ``PLACES`` places, a Latin hypercube (McKay, Beckman and Conover 1979); the
-            middle alone (the network's) can be far from it.
+        shares: Of the interval, where the ``PLACES`` places are over which a law's density is the mean,
+            (PLACES, d), or None. They are at equal steps of the inner frame's scores, in which a law is
+            smooth, and a Latin hypercube over columns (McKay, Beckman and Conover 1979); 1/2 in columns that
+            the middle stands for. The middle alone (the network's) can be far from the mean.
     """
 
     values: Any
@@ -47,62 +49,54 @@ class OpenedFrame(Frame):
     heights: Any
     lattice: Any
     inner: Frame
-    driven: Any = None
+    shares: Any = None
     __repr__ = shapes
 
-    def forward(self, x: Any) -> Any:
-        """Return the inner coordinates of the opened columns."""
-        return self.inner.forward(self.opened(x)[0])
+    def enter(self, x: Any) -> tuple[Any, Any]:
+        """Return the opened columns ``s`` (b, d) and what a log density gains by it, per column."""
+        return by_column(_open, x, self.values, *self.cells, *self.rooms, self.heights)
 
-    def inverse(self, y: Any) -> Any:
+    def leave(self, s: Any) -> Any:
         """Return the columns, closed again: all of an atom's interval is the atom."""
-        return self.closed(self.inner.inverse(y))
-
-    def log_det(self, x: Any) -> Any:
-        """Return the inner frame's and what opening adds."""
-        s, heights = self.opened(x)
-        return self.inner.log_det(s) + heights.sum(1)
-
-    def recalibrated(self, y: np.ndarray, wanted: np.ndarray) -> OpenedFrame:
-        """Return the frame with the inner one recalibrated, see `Frame`."""
-        return replace(self, inner=self.inner.recalibrated(y, wanted))
+        return by_column(_close, s, *self.cells, *self.rooms)
 
     def part(self, columns: Sequence[int], dimension: int) -> tuple[OpenedFrame, Any]:
         """Return the columns, opened, in the inner frame's part, see `Frame`."""
         at = np.asarray(columns)
         inner, matrix = self.inner.part(columns, dimension)
         tables = (self.values[at], self.cells[:, at], self.rooms[:, at], self.heights[at])
-        driven = None if self.driven is None else self.driven[at]
-        if isinstance(driven, np.ndarray) and not driven.any():
-            driven = None
-        return OpenedFrame(*tables, self.lattice[:, at], inner, driven), matrix
+        shares = None if self.shares is None else self.shares[:, at]
+        if isinstance(shares, np.ndarray) and not np.ptp(shares):
+            shares = None
+        return OpenedFrame(*tables, self.lattice[:, at], inner, shares), matrix
 
     def restore(self, x: Any) -> Any:
         """Return draws ``x`` (b, d) restored by the inner frame, on values, steps and within the ends."""
-        x = self.closed(self.inner.restore(self.opened(x)[0]))
+        x = super().restore(x)
         return by_column(_put_back, x, self.values, *self.cells, *self.lattice)
 
-    def opened(self, x: Any) -> tuple[Any, Any]:
-        """Return the opened columns ``s`` (b, d) and what a log density gains by it, per column."""
-        return by_column(_open, x, self.values, *self.cells, *self.rooms, self.heights)
-
     def places(self, x: Any) -> tuple[Any, Any]:
-        """Return places in the values' intervals, several where columns are driven, see `Frame`."""
-        s, heights = self.opened(x)
-        s = s[None]
-        if self.driven is not None:
-            size = by_column(_room, x, self.values, *self.cells, *self.rooms, self.lattice[1])
-            size = size * like(self.driven, size)[None]
-            turns = np.random.default_rng(0).random((PLACES, x.shape[1])).argsort(0)
-            shares = library_of(s).asarray((turns + 0.5) / PLACES - 0.5, dtype=s.dtype)
-            s = s + shares[:, None] * size[None]
-        flat = s.reshape(-1, s.shape[2])
-        gain = self.inner.log_det(flat).reshape(s.shape[:2]) + heights.sum(1)[None]
-        return self.inner.forward(flat).reshape(s.shape), gain
-
-    def closed(self, s: Any) -> Any:
-        """Return the columns ``x`` (b, d) of opened ones."""
-        return by_column(_close, s, *self.cells, *self.rooms)
+        """Return places in the values' intervals, several where columns have ``shares``, see `Frame`."""
+        s, gains = self.enter(x)
+        places, gains = s[None], gains[None]
+        if self.shares is not None:
+            library, shares = library_of(s), like(self.shares, s)[:, None]
+            low, high = by_column(_room, x, self.values, *self.cells, *self.rooms, self.lattice[1])
+            start, end = (self.inner.column_scores(edge)[0] for edge in (low, high))
+            width, spread = (high - low)[None], (end - start)[None]
+            flat = (start[None] + shares * spread).reshape(-1, s.shape[1])
+            even = self.inner.of_column_scores(flat)
+            slopes = self.inner.column_scores(even)[1]
+            even, slopes = (a.reshape(len(shares), *s.shape) for a in (even, slopes))
+            several = (shares != shares[:1]).any(0)[None]
+            wide = several & (spread > NARROW)
+            ratio = library.where(wide, spread / library.where(width > 0, width, 1), 1)
+            gains = gains + library.where(wide, library.log(ratio) - slopes, 0)
+            beside = library.where(several, low[None] + shares * width, places)
+            places = library.where(wide, even, beside)
+        flat = places.reshape(-1, s.shape[1])
+        gain = self.inner.log_det(flat).reshape(places.shape[:2]) + gains.sum(2)
+        return self.inner.forward(flat).reshape(places.shape), gain
 
 
 def _at(library: Any, x: Any, starts: Any, ends: Any) -> tuple[Any, Any, Any]:
@@ -135,10 +129,11 @@ def _open(
 
 def _room(
     library: Any, x: Any, values: Any, start: Any, end: Any, low: Any, high: Any, step: Any
-) -> Any:
-    """Return the width of a value's interval: its own, or the lattice's step."""
-    k, _, inside = _at(library, x, start, end)
-    return library.where(inside, high[k] - low[k], step)
+) -> tuple[Any, Any]:
+    """Return the ends of a value's interval: its own, or a step of the lattice around it."""
+    k, after, inside = _at(library, x, start, end)
+    s = _along(library, x, k, after, inside, (start, end), (low, high))
+    return library.where(inside, low[k], s - step / 2), library.where(inside, high[k], s + step / 2)
 
 
 def _close(library: Any, s: Any, start: Any, end: Any, low: Any, high: Any) -> Any:

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import host_generator
-from mcscore.frames.bounded import BoundedFrame, PeriodicFrame, fit_bounds
+from mcscore.frames.bounded import NOWHERE, BoundedFrame, PeriodicFrame, fit_bounds
 from mcscore.frames.columns import Column, column_of, opened_end
 from mcscore.frames.dependence import Scores
-from mcscore.frames.opened import FAR, OpenedFrame, table
+from mcscore.frames.opened import FAR, PLACES, OpenedFrame, table
 
 STRATUM = 4  # rows of a stratum, at least; twice as many on average
 STRATA = 40  # at most: each is a cluster at least
@@ -41,7 +41,8 @@ class Placed(NamedTuple):
         breaks: Ends of intervals that column by column a frame should know.
         columns: What was found, None for continuous columns.
         heaped: Columns whose values are in heaps.
-        driven: Columns whose places go with other columns.
+        several: Columns over whose places a density is to be averaged: those that go with other columns, and
+            those beside other values.
         groups: Which rows belong together, (n,); None if each stands for itself.
         bounded: The frame by which columns with ends came to the whole line, None if there are none.
         periodic: The frame by which circles were cut open.
@@ -54,7 +55,7 @@ class Placed(NamedTuple):
     breaks: tuple[np.ndarray, ...]
     columns: tuple[Column | None, ...]
     heaped: tuple[bool, ...]
-    driven: tuple[bool, ...] = ()
+    several: tuple[bool, ...] = ()
     groups: np.ndarray | None = None
     bounded: BoundedFrame | None = None
     periodic: PeriodicFrame | None = None
@@ -84,9 +85,9 @@ class Placed(NamedTuple):
                 within = max(least, ends[0, j]), min(most, ends[1, j])
                 columns[j] = column._replace(lattice=(origin, step, *within))
         bounded = fit_bounds(self.x, self.weights, opened)
-        x, slopes = bounded.image(self.x)
+        x, slopes = bounded.enter(self.x)
         at = [np.broadcast_to(b[:, None], (len(b), len(columns))) for b in self.breaks]
-        breaks = tuple(bounded.image(b)[0][:, j] for j, b in enumerate(at))
+        breaks = tuple(bounded.enter(b)[0][:, j] for j, b in enumerate(at))
         return self._replace(
             x=x,
             gain=self.gain + slopes.sum(1),
@@ -94,6 +95,14 @@ class Placed(NamedTuple):
             columns=tuple(columns),
             bounded=bounded,
         )
+
+    @property
+    def ended(self) -> list[int]:
+        """The columns whose draws stop at an end."""
+        ended = np.array([c is not None and c.lattice[2] > -FAR for c in self.columns])
+        if self.bounded is not None:
+            ended |= (np.abs(self.bounded.ends) < NOWHERE).any(0)
+        return np.flatnonzero(ended).tolist()
 
     def frame(self, inner: Any) -> Any:
         """Return the table's frame, given the ``inner`` one of its columns as they are here."""
@@ -121,18 +130,48 @@ class Placed(NamedTuple):
             parts[0] = [np.array([FAR])] * 5 + [np.zeros(1)]
         values, start, end, low, high, heights = table(parts, len(parts))
         cells, rooms = np.stack([start, end]), np.stack([low, high])
-        driven = np.array(self.driven, float) if any(self.driven) else None
-        return OpenedFrame(values, cells, rooms, heights, np.array(lattices).T, inner, driven)
+        lattice, shares = np.array(lattices).T, None
+        if any(self.several):
+            turns = np.random.default_rng(0).random((PLACES, len(parts))).argsort(0)
+            shares = np.where(self.several, (turns + 0.5) / PLACES, 0.5)
+        return OpenedFrame(values, cells, rooms, heights, lattice, inner, shares)
 
 
-def placed(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
-    """Return ``x`` (n, d) with ties placed side by side and, where columns have few values, also apart."""
+def placed(
+    key: Array,
+    x: np.ndarray,
+    weights: np.ndarray,
+    *,
+    spread: bool = True,
+    ends: np.ndarray | None = None,
+    circles: PeriodicFrame | None = None,
+) -> list[Placed]:
+    """Return ``x`` (n, d) with ties side by side and, where columns have few values, a second time apart.
+
+    Args:
+        key: Random key.
+        x: Rows (n, d).
+        weights: Their weights (n,), positive, summing to one.
+        spread: Whether ties are spread; the rows stay as they are if not.
+        ends: Of the columns (2, d), if they have any; ``told`` has the user's.
+        circles: Frame of columns cut open, if there are any.
+    """
+    if circles is not None:
+        x = circles.enter(x)[0]
+    if ends is not None:
+        x = np.clip(x, *ends)  # what was rounded beyond
+    ways = _spread(key, x, weights) if spread else [Placed.of(x, weights)]
+    if ends is not None:
+        ways = [way.between(ends) for way in ways]
+    return [way._replace(periodic=circles) for way in ways]
+
+
+def _spread(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
     columns = tuple(column_of(column, weights) for column in x.T)
     plain = Placed.of(x, weights)._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]
-    generator = host_generator(key)
-    scores = Scores(x, weights)
+    generator, scores = host_generator(key), Scores(x, weights)
     beside = _place(generator, plain, scores)
     strata, heaped = _strata(columns)
     if strata is None:
@@ -171,7 +210,7 @@ def _strata(
 def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Placed:
     """Return the table with every tied row in its place."""
     out, gain, breaks = plain.x.copy(), np.zeros(len(plain.x)), []
-    driven = [False] * out.shape[1]
+    several = [False] * out.shape[1]
     for j, column in enumerate(plain.columns):
         if column is None:
             breaks.append(np.zeros(0))
@@ -191,7 +230,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             gain[heaped] += np.log(deviation) + (1 + np.log(2 * np.pi)) / 2
         if side_by_side.any():
             drive, share = scores.drive(j)
-            driven[j] = share > 0
+            several[j] = share > 0 or column.has_bare_atoms
             noise = generator.standard_normal(len(tied))
             drive = np.sqrt(share) * drive + np.sqrt(1 - share) * noise
             u = _uniform(generator, column.level, drive)
@@ -199,7 +238,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             gain[side_by_side] += np.log(width[side_by_side]) + np.log1p(-share) / 2
         ends = np.unique(column.rooms[:, column.atoms])
         breaks.append(ends[:65] if len(ends) <= 65 else np.zeros(0))
-    return plain._replace(x=out, gain=gain, breaks=tuple(breaks), driven=tuple(driven))
+    return plain._replace(x=out, gain=gain, breaks=tuple(breaks), several=tuple(several))
 
 
 def _uniform(generator: np.random.Generator, level: np.ndarray, drive: np.ndarray) -> np.ndarray:

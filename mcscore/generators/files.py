@@ -23,6 +23,7 @@ from mcscore.frames import (
     OpenedFrame,
     PeriodicFrame,
 )
+from mcscore.frames.opened import PLACES
 from mcscore.generators.networks import MLP
 from mcscore.storage import fingerprint, read_tensors, write_tensors
 
@@ -137,18 +138,18 @@ def _check_frame(frame: Any, d: int) -> None:
     found = {name: np.shape(value) for name, value in fields.items()}
     tied = (d, *found.get("values", (d, 1))[1:])
     table = (d, *found.get("knots", (d, 0))[1:])
-    wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d), driven=(d,))
+    wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
     wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
     wanted |= dict(heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d))
-    wanted |= dict.fromkeys(("ends", "scales", "nearest"), (2, d))
-    wanted |= dict.fromkeys(("periods", "cuts", "starts"), (d,))
+    wanted |= dict.fromkeys(("ends", "nearest"), (2, d)) | dict(shares=(PLACES, d))
+    wanted |= dict.fromkeys(("units", "periods", "cuts", "starts"), (d,))
     for name, shape in found.items():
         if shape != wanted[name]:
             raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
     for name in {"knots", "scores", "values", "cells", "rooms"} & set(fields):
         if (np.diff(fields[name]) < 0).any():
             raise ValueError(f"expected {name} that rise")
-    for name in {"slopes", "scales", "nearest"} & set(fields):
+    for name in {"slopes", "units", "nearest", "shares"} & set(fields):
         if (np.asarray(fields[name]) <= 0).any():
             raise ValueError(f"expected positive {name}")
     if "periods" in fields and (np.asarray(fields["periods"]) < 0).any():

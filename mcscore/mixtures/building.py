@@ -12,16 +12,13 @@ from jaxtyping import Array
 from mcscore._arrays import on_device
 from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.frames import (
-    NOWHERE,
     Frame,
     FrameKind,
     Identity,
-    Placed,
-    bounds_of,
     merged,
-    periods_of,
     placed,
     suspected,
+    told,
 )
 from mcscore.jet import Blocks, Evaluation
 from mcscore.mixtures.kernels import Dirac, Kernel
@@ -88,40 +85,20 @@ def mixture(
     if not all(isinstance(f, Frame) for f in frames):  # they scale columns
         table.require_variation()
     labels = _checked_groups(groups, table)
-    ends, circles = bounds_of(bounds, table), periods_of(periodic, table)
-    if any(isinstance(f, Frame) and not isinstance(f, Identity) for f in frames) and (
-        bounds or periodic
-    ):
-        raise ValueError(
-            "bounds, periodic: expected a frame yet to be fitted, such as mcs.Gaussianize()"
-        )
+    ends, circles = told(bounds, periodic, table)
+    fitted_elsewhere = any(isinstance(f, Frame) and not isinstance(f, Identity) for f in frames)
+    if fitted_elsewhere and ends is not None:
+        advice = "a frame yet to be fitted, such as mcs.Gaussianize()"
+        raise ValueError(f"bounds, periodic: expected {advice}, got {frame}")
     kept, weights, copies = merged(table.values, table.weights)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
-    if circles is not None:
-        for j in (
-            []
-            if ends is None
-            else np.flatnonzero(circles.periods * (np.abs(ends) < NOWHERE).any(0))
-        ):
-            raise ValueError(f"periodic: {table.label(j)} has bounds too")
-        values, ends = circles.turned(values, circles.cuts), circles.ends(ends)
-    if ends is not None:
-        values = np.clip(values, *ends)  # what was rounded beyond
     asked = [frame.spreads_ties for frame in frames]
-    if any(kernel.spreads_ties if spreads is None else spreads for spreads in asked):
-        tables = placed(spread_key, values, weights)
-    else:
-        tables = [Placed.of(values, weights)]
-    if ends is not None:
-        tables = [way.between(ends) for way in tables]
-    if circles is not None:
-        tables = [way._replace(periodic=circles) for way in tables]
+    spread = any(kernel.spreads_ties if spreads is None else spreads for spreads in asked)
+    tables = placed(spread_key, values, weights, spread=spread, ends=ends, circles=circles)
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
     chosen = kernel.choose(kernel_key, tables, frames, block_rows)
     found = chosen.table.columns
-    known = [j for j, c in enumerate(found) if c is not None and c.lattice[2] > -NOWHERE]
-    known += [] if ends is None else np.flatnonzero((np.abs(ends) < NOWHERE).any(0)).tolist()
     full = np.isfinite(chosen.blocks.log_weights)
     report = Report(
         rows=len(table.values),
@@ -134,7 +111,7 @@ def mixture(
         tied={j: c.tied for j, c in enumerate(found) if c is not None and c.tied},
         kinds={j: c.kind for j, c in enumerate(found) if c is not None},
         names=table.columns,
-        suspected=suspected(table, known),
+        suspected=suspected(table, chosen.table.ended),
         **chosen.evidence,
     )
     fitted = chosen.table.frame(chosen.fitted)

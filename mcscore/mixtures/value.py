@@ -135,8 +135,8 @@ class Mixture:
         """Return the law of the other columns, given the values of some, exactly: again a mixture.
 
         Safe under ``jit``, ``vmap`` and ``grad`` with respect to ``values``; O(n d) time and memory for every
-        condition. Tied values (integers, atoms) are given as they are; of the places in their intervals,
-        where these depend on other columns, it averages eight: an approximation.
+        condition. Tied values (integers, atoms) are given as they are. Where places in their intervals
+        count (``frames.OpenedFrame``), the law is the mean over eight of them: an approximation.
 
         Args:
             columns: Indices or names, at least one column being left, or these with values: ``{"age": 40}``.
@@ -230,13 +230,13 @@ class Mixture:
         (5, 2)
         """
         at_least(0, n=n)
-        n = int(n)
+        n, key, _ = int(n), as_key(key), self.dtype  # or its error
         if self._is_traced(key):
-            return _sample(as_key(key), self, n)
-        if self.dtype and not self._is_coarse:
-            x = _sample(as_key(key), self, rounded_up(n))[:n]
+            return _sample(key, self, n)
+        if not self._is_coarse:
+            x = _sample(key, self, rounded_up(n))[:n]
         else:
-            y = _sample(as_key(key), replace(self, frame=Identity()), rounded_up(n))[:n]
+            y = _sample(key, replace(self, frame=Identity()), rounded_up(n))[:n]
             x = self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
         return as_dataframe(x, self.columns) if as_frame else x
 

@@ -9,8 +9,7 @@ from scipy import stats
 
 import mcscore as mcs
 from mcscore._validation import Table
-from mcscore.frames import BoundedFrame, periods_of
-from mcscore.frames.bounded import fit_bounds
+from mcscore.frames.bounded import fit_bounds, periods_of
 from tests.conftest import X64
 
 KEY = jax.random.key(5)
@@ -78,16 +77,16 @@ def test_images_there_and_back(name, library, dtype):
     frame = fit_bounds(x.astype(float), np.full(500, 1 / 500), np.array(far, float))
     if library is jnp and dtype is np.float64 and not X64:
         pytest.skip("float64 needs x64")
-    image, slope = frame.image(library.asarray(x))
+    image, slope = frame.enter(library.asarray(x))
     assert image.dtype == dtype and (np.diff(np.asarray(image)[:, 0]) >= 0).all()
     back = np.asarray(frame.inverse(image))
     unit = np.ptp(x)
     np.testing.assert_allclose(back / unit, x / unit, atol=2e-6 if dtype == np.float32 else 1e-12)
-    wide = frame.image(x.astype(np.float64))
+    wide = frame.enter(x.astype(np.float64))
     if dtype == np.float64:
-        h = 1e-6 * np.minimum(1, np.asarray(frame.image(x)[0]) * 0 + 1) * np.exp(-wide[1])
+        h = 1e-6 * np.minimum(1, np.asarray(frame.enter(x)[0]) * 0 + 1) * np.exp(-wide[1])
         inner = slice(5, -5)
-        rise = (frame.image(x + h)[0] - frame.image(x - h)[0])[inner]
+        rise = (frame.enter(x + h)[0] - frame.enter(x - h)[0])[inner]
         np.testing.assert_allclose(
             np.log(rise / (2 * h[inner])), np.asarray(slope)[inner], atol=1e-4
         )
@@ -211,7 +210,7 @@ def test_weights_are_repeated_rows_for_ends():
     once = fit_bounds(x, weights / weights.sum(), ends)
     repeated = np.repeat(x, weights, 0)
     other = fit_bounds(repeated, np.full(len(repeated), 1 / len(repeated)), ends)
-    np.testing.assert_allclose(once.scales, other.scales)
+    np.testing.assert_allclose(once.units, other.units)
     np.testing.assert_allclose(once.nearest, other.nearest)
 
 
@@ -250,7 +249,7 @@ def test_names_travel(tmp_path):
     swapped = x[["size", "share"]]
     for function in (law.log_prob, again.log_prob, again.encode):
         np.testing.assert_array_equal(function(swapped), function(x))
-        with pytest.raises(ValueError, match="'share', 'size', got a table without 'size'"):
+        with pytest.raises(ValueError, match="columns 'share', 'size', got no 'size'"):
             function(x.rename(columns={"size": "width"}))
 
 
@@ -274,7 +273,7 @@ def test_a_column_that_stops_dead_is_reported():
         (dict(bounds={0: (0.5, None)}), "bounds: column 0 holds .* in row"),
         (dict(bounds={0: "01"}), r"bounds: expected \(low, high\) of column 0"),
         (dict(bounds={0: (0, 10**400)}), r"bounds: expected \(low, high\) of column 0"),
-        (dict(bounds={0: (-1e20, 1e20)}), "bounds: column 0 spreads by .* too far from its end"),
+        (dict(bounds={0: (-1e20, 1e20)}), "bounds: column 0 spreads by .* too far from its ends"),
         (dict(periodic={0: True}), "periodic: expected the period of column 0"),
         (dict(periodic={0: 1e-20}), "periodic: column 0 spreads by .*, too far from its period"),
         (dict(periodic={0: 1e20}), "periodic: column 0 spreads by .*, too far from its period"),
@@ -301,10 +300,35 @@ def test_a_circle_is_suspected_and_a_wrong_unit_too():
 
 def test_the_cut_is_where_rows_are_fewest():
     phi = np.concatenate([rng().normal(1, 0.2, 500), rng(1).normal(5, 0.2, 500)])
-    frame = periods_of({0: TAU}, Table.of(phi[:, None]))
-    assert isinstance(frame.inner, mcs.frames.Identity)
-    cut = float(frame.cuts[0])
+    cut = float(periods_of({0: TAU}, Table.of(phi[:, None])).cuts[0])
     assert min(abs(np.angle(np.exp(1j * (cut - m)))) for m in (1, 5)) > 1
-    assert isinstance(
-        BoundedFrame(frame.ends(None), np.ones((2, 1)), np.ones((2, 1))), BoundedFrame
-    )
+
+
+@pytest.mark.parametrize("bounds", [None, {0: (0, None)}], ids=["no ends", "ends"])
+@pytest.mark.parametrize(
+    "kernel", [mcs.Isotropic(0.3), mcs.Whitened(0.4)], ids=["isotropic", "whitened"]
+)
+def test_a_density_on_an_atom_is_the_share_of_draws(bounds, kernel):
+    """Of the marginal, of a condition on the other column and on the atom; beside it is dense as well."""
+    r, n = rng(1), 1000
+    z = r.standard_normal(n)
+    rain = np.where(r.random(n) < 0.5, 0, r.gamma(0.6, 10, n))
+    x = np.stack([rain, np.where(rain == 0, z - 1, z + 1)], 1)
+    law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize(), bounds=bounds)
+    draws = np.asarray(law.sample(KEY, 100_000), np.float64)
+    dry, zero = draws[:, 0] == 0, np.zeros((1, 1))
+    alone, given = law.marginal([0]), law.condition([1], [0.3])
+    mass = float(np.exp(alone.log_prob(zero)[0]))
+    assert abs(mass - dry.mean()) < 0.008
+    grid = np.geomspace(1e-9, 3000, 20_001)
+    rest = np.trapezoid(np.exp(np.asarray(alone.log_prob(grid[:, None]), np.float64)), grid)
+    assert abs(mass + rest - 1) < 0.01
+    share = np.mean(np.asarray(given.sample(KEY, 100_000))[:, 0] == 0)
+    assert abs(float(np.exp(given.log_prob(zero)[0])) - share) < 0.01
+    other = np.asarray(law.condition([0], [0.0]).sample(KEY, 100_000), np.float64)
+    assert abs(other.mean() - draws[dry, 1].mean()) < 0.03
+    assert abs(other.std() / draws[dry, 1].std() - 1) < 0.03
+    at = np.linspace(-2, 2, 5)[:, None]
+    joint = law.log_prob(np.concatenate([np.zeros((5, 1)), at], 1))
+    parts = alone.log_prob(zero)[0] + law.condition([0], [0.0]).log_prob(at)
+    np.testing.assert_allclose(joint, parts, atol=1e-3)

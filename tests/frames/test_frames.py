@@ -154,7 +154,7 @@ def test_knots_grow_with_the_rows(monkeypatch):
 def test_voids_between_modes_are_opened():
     rng = np.random.default_rng(1)
     x = np.where(rng.random(20_000) < 0.04, 30, 0) + rng.uniform(-1, 1, 20_000)
-    below, above = mcs.Gaussianize().fit(x[:, None])._scores(np.array([[1.0], [29.0]]))[0]
+    below, above = mcs.Gaussianize().fit(x[:, None]).column_scores(np.array([[1.0], [29.0]]))[0]
     assert 1 < (above - below)[0] < 1.2  # 28 units are more than a deviation, the most it grows
     edge = norm.ppf(np.mean(x < 15))
     np.testing.assert_allclose(below, edge, atol=0.08)  # away from the median

@@ -7,8 +7,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.frames import placed
-from mcscore.frames.lattice import lattice_of
-from tests.frames.test_frames import COLUMNS, KEY, RNG
+from tests.frames.test_frames import COLUMNS, KEY
 
 LOCAL, AFFINE = mcs.Local(0.5, clusters=4), mcs.Affine()
 AUTO = mcs.Auto(partitions=1, most_clusters=20)
@@ -180,7 +179,7 @@ def test_opening_and_closing_are_inverse(make):
     x = make().astype(float)
     for way in placed(KEY, x, np.full(len(x), 1 / len(x))):
         frame = way.frame(mcs.Identity())
-        for back in (frame.closed(way.x), frame.inverse(frame.forward(x))):  # wherever rows are
+        for back in (frame.leave(way.x), frame.inverse(frame.forward(x))):  # wherever rows are
             np.testing.assert_allclose(frame.restore(back), x, rtol=1e-11, atol=1e-13)
             for j, column in enumerate(way.columns):
                 often = np.isin(x[:, j], column.values[column.atoms]) if column else []
@@ -189,41 +188,6 @@ def test_opening_and_closing_are_inverse(make):
         gradient = jax.grad(lambda x, f=frame: f.log_det(x).sum() + f.forward(x).sum())
         assert np.isfinite(gradient(jnp.asarray(x))).all()
         assert all((np.diff(np.sort(s)) > 0).mean() > 0.99 for s in way.x.T)  # no ties are left
-
-
-def test_continuous_columns_stay_as_they_are():
-    x = np.stack([COLUMNS[name] for name in ("normal", "cauchy")], 1)
-    (way,) = placed(KEY, x, np.full(len(x), 1 / len(x)))
-    assert way.x is x and not any(way.columns)
-    inner = mcs.Identity()
-    assert way.frame(inner) is inner
-    r = np.random.default_rng(0)
-    single = (2 * r.standard_normal((300_000, 1)) + 300).astype(np.float32).astype(float)
-    assert len(np.unique(single)) < 0.95 * len(single)  # ties by rounding of float32 do not count
-    assert not any(placed(KEY, single, np.full(len(single), 1 / len(single)))[0].columns)
-
-
-@pytest.mark.parametrize(
-    "values, step",
-    [
-        (np.arange(0, 40) / 2, 0.5),
-        (np.arange(1000, 9000, 7), 7.0),
-        (np.arange(300).astype(np.float32) * np.float32(0.01), 0.01),
-        (1.7e9 + 60.0 * np.arange(50), 60.0),
-        (np.arange(-500, 500) * 1e-12, 1e-12),
-        (np.arange(30) / 3 + 0.123456, 1 / 3),
-        (RNG.standard_normal(300), 0.0),
-        (RNG.uniform(size=3000).astype(np.float32), 0.0),
-        (np.exp(np.arange(12.0)), 0.0),
-    ],
-)
-def test_steps_are_found(values, step):
-    values = np.unique(values.astype(float))
-    origin, found = lattice_of(values, np.full(len(values), 9))
-    assert abs(found - step) <= 1e-6 * step
-    if step:
-        places = (values - origin) / found
-        assert np.abs(places - np.round(places)).max() < 0.01
 
 
 def test_a_saved_generator_draws_the_same(tmp_path, key):
@@ -252,7 +216,7 @@ def test_marginals_and_conditionals_keep_kinds():
 def test_a_density_of_counts_sums_to_one():
     """Over all counts and along the other column, though each count's place goes with that column."""
     law = mcs.mixture(counts(1000), kernel=AUTO)
-    assert law.frame.driven is not None
+    assert law.frame.shares is not None
     levels, y = np.arange(0.0, 60), np.linspace(-10, 70, 1601)
     grid = np.stack(np.meshgrid(levels, y, indexing="ij"), -1).reshape(-1, 2)
     mass = np.exp(np.asarray(law.log_prob(grid), float)).sum() * (y[1] - y[0])
@@ -267,7 +231,7 @@ def test_what_is_given_a_count_keeps_its_spread(level):
     """The condition is the count, not the middle of its interval, though places go with the reading."""
     x = counts(3000)
     law = mcs.mixture(x, kernel=AUTO)
-    assert law.frame.driven is not None
+    assert law.frame.shares is not None
     given = law.condition([0], [level])
     reading, rows = np.asarray(given.sample(KEY, 5000))[:, 0], x[x[:, 0] == level, 1]
     assert abs(reading.mean() - rows.mean()) < 0.1 and 0.8 < reading.std() / rows.std() < 1.4
@@ -292,34 +256,3 @@ def test_a_frame_fitted_elsewhere_is_not_opened_twice():
     first = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=4), frame=mcs.Gaussianize())
     law = mcs.mixture(x, kernel=mcs.Local(0.5, clusters=4), frame=first.frame)
     assert law.frame is first.frame
-
-
-def test_far_rows_of_no_weight_do_not_widen_atoms():
-    x = zeros_before_a_gap()[:, :1]
-    far = np.append(x, 1e6 * (1 + np.arange(3000.0))[:, None], 0)
-    weights = np.where(np.arange(6000) < 3000, 1, 1e-13)
-    rooms = [
-        way.columns[0].rooms[:, 0]
-        for way in (
-            *placed(KEY, x, np.full(3000, 1 / 3000)),
-            *placed(KEY, far, weights / weights.sum()),
-        )
-        if not any(way.heaped)
-    ]
-    np.testing.assert_allclose(rooms[1], rooms[0], rtol=0.01)
-
-
-@pytest.mark.parametrize(
-    "levels", [(0, 5, 10, 20, 50), (1, 2, 4, 8, 16), (0, 10, 100), tuple(np.arange(16) ** 3)]
-)
-@pytest.mark.parametrize("kernel", [AUTO, LOCAL], ids=["auto", "local"])
-def test_levels_at_uneven_distances_are_the_only_ones(levels, kernel):
-    """No draw between them, though they lie on a lattice."""
-    r = rng()
-    column = r.choice(np.array(levels, float), 1500)
-    x = np.stack([column, np.log1p(column) + 0.3 * r.standard_normal(1500)], 1)
-    law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize())
-    draws = np.asarray(law.sample(KEY, 20_000), np.float64)
-    assert set(np.unique(draws[:, 0])) == set(levels)
-    for level in levels if kernel is AUTO else ():
-        share_agrees(x, draws, lambda a, level=level: a[:, 0] == level, 4)
