@@ -31,7 +31,7 @@ from mcscore.generators.pairs import Pairs
 from mcscore.generators.training import recalibrated
 from mcscore.jet import stream
 from mcscore.metrics import effective_sample_size
-from mcscore.mixtures.sampling import draw
+from mcscore.jet.sampling import draw
 from mcscore.mixtures.value import Mixture
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows

@@ -2,7 +2,7 @@
 
 from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
-from mcscore.jet.conditioning import conditional, marginal
+from mcscore.jet.conditioning import conditional, divided, marginal
 from mcscore.jet.readings import Coefficients, Denoiser, Jet, Reading, Score, Velocity, merge
 from mcscore.jet.streaming import log_density, stream
 
@@ -16,6 +16,7 @@ __all__ = [
     "Score",
     "Velocity",
     "conditional",
+    "divided",
     "log_density",
     "marginal",
     "merge",

@@ -8,6 +8,7 @@ unit of memory (one is looked at at a time), of precision, and of parallelism.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,10 +18,19 @@ from mcscore._validation import at_least, of_type
 from mcscore.jet import native
 
 
-@jax.tree_util.register_dataclass
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["rows", "log_weights", "centers", "bases", "variances"],
+    meta_fields=["given"],
+)
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Rows of the mixture, stored block by block.
+
+    With ``given`` columns the law is one of the others, every query with its own values ``c`` of those (see
+    ``conditioning.divided``): a query is ``(x_t, c)``, ``c`` neither scaled nor noisy, a density is that of
+    ``(x_t, c)``, and fields are of ``x_t``. A basis is then any matrix whose lower left part carries what a row of
+    the block says of ``x`` given ``c``; along the given columns variances are 1.
 
     Attributes:
         rows: ``m - c`` in the block's basis (k, r, d), zero where padded.
@@ -28,6 +38,7 @@ class Blocks:
         centers: Each block's center (k, d).
         bases: Orthonormal columns (k, d, d), or None for the identity (isotropic kernels).
         variances: Kernel variances along the basis (k, d).
+        given: How many columns, the last ones, are conditions.
     """
 
     rows: Any
@@ -35,7 +46,13 @@ class Blocks:
     centers: Any
     bases: Any
     variances: Any
+    given: int = 0
     __repr__ = shapes
+
+    @property
+    def diffused(self) -> int:
+        """Number of columns that are no conditions."""
+        return self.rows.shape[-1] - self.given
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,36 @@ def conditional(
     return replace(whole, log_weights=log_weights - jax.nn.logsumexp(log_weights))
 
 
+def divided(blocks: Blocks, onto: Float[Array, "d a"], given: Float[Array, "d b"]) -> Blocks:
+    """Return the joint law of ``(y @ onto, y @ given)`` as one whose last columns are every query's condition.
+
+    In a block with ``u = c - c_b``, the kernel's rows in the condition's own unit, ``R^-T u``, weigh by how near
+    they are; and ``x`` moves by ``C_ab C_bb^-1 u``, of which the basis has the negative.
+    """
+    roots = jnp.sqrt(blocks.variances)[..., None]
+    towards, along = _turned(blocks, onto), _turned(blocks, given)
+    q, r = jnp.linalg.qr(roots * along)
+    eye = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=r.dtype), r.shape)
+    inverse = jax.lax.linalg.triangular_solve(r, eye, left_side=True)
+    log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2))), 1)
+    across = _product("kda,kdb->kab", roots * towards, q)
+    left = roots * towards - _product("kdb,kab->kda", q, across)
+    bases, scales, _ = jnp.linalg.svd(jnp.swapaxes(left, 1, 2), full_matrices=False)
+    c = _product("krd,kdb,kbe->kre", blocks.rows, along, inverse)
+    x = _product("krd,kda->kra", blocks.rows, towards) - _product("kab,krb->kra", across, c)
+    told = -_product("kbe,kae,kaf->kbf", inverse, across, bases)
+    nothing = jnp.zeros((*bases.shape[:2], r.shape[-1]), r.dtype)
+    matrix = jnp.block([[bases, nothing], [told, inverse]])
+    return Blocks(
+        jnp.concatenate([_product("kra,kae->kre", x, bases), c], -1),
+        blocks.log_weights - log_det[:, None],
+        jnp.concatenate([_product("kd,da->ka", blocks.centers, m) for m in (onto, given)], -1),
+        matrix,
+        jnp.concatenate([scales**2, jnp.ones_like(r[..., 0])], -1),
+        given.shape[1],
+    )
+
+
 def _joint(blocks: Blocks, onto: Array, given: Array, values: Array, gain: Array) -> Blocks:
     """Return the law of ``y @ onto`` where ``y @ given = values``, times the density of that."""
     roots = jnp.sqrt(blocks.variances)[..., None]

@@ -69,6 +69,8 @@ def block_jet(
 
     Queries run along the last axis: with few columns every operation is a long vector's.
     """
+    if block.given:
+        return _conditional_jet(x, alpha, variance, block, reading, laplacian)
     rows, basis = block.rows, block.bases
     variances, center = block.variances[:, None], block.centers[:, None]
     x = x - alpha * center
@@ -84,3 +86,33 @@ def block_jet(
     if spread is None:
         return Jet(log_p, field, None)
     return Jet(log_p, field, jnp.sum((alpha * precision) ** 2 * spread - precision, 0))
+
+
+def _conditional_jet(
+    x: Array, alpha: Array, variance: Array, block: Blocks, reading: Reading, laplacian: bool
+) -> Jet:
+    """Return ``block_jet`` where the last columns of ``x`` are conditions, see `Blocks`."""
+    split, basis = block.diffused, block.bases
+    y, c, center = x[:split], x[split:] - block.centers[split:, None], block.centers[:split, None]
+    seen = product(basis[split:].T, c)  # what c says of every column, those of c first of all
+    told = seen[:split]
+    y = product(basis[:split, :split].T, y - alpha * center) + alpha * told
+    like = jnp.broadcast_to(alpha, (1, jnp.shape(alpha)[-1]))
+    ones = jnp.ones((block.given, like.shape[1]), x.dtype)
+    alphas = jnp.concatenate([jnp.broadcast_to(alpha, (split, like.shape[1])), ones])
+    variances = block.variances[:split, None]
+    precision = 1 / (alpha**2 * variances + variance)
+    precisions = jnp.concatenate([precision, jnp.broadcast_to(ones[:, :1], (block.given, precision.shape[1]))])
+    queries = jnp.concatenate([y, seen[split:]])
+
+    log_p, mean, spread = posterior(
+        queries, alphas, precisions, block.rows, block.log_weights, laplacian
+    )
+    slope, constant, offset = reading.coefficients(alpha)
+    along = (slope * variances + constant) * precision
+    field = along * y + (offset - alpha * along) * mean[:split] - offset * told
+    field = product(basis[:split, :split], field) + offset * center
+    if spread is None:
+        return Jet(log_p, field, None)
+    own = (alpha * precision) ** 2 * spread[:split] - precision
+    return Jet(log_p, field, jnp.sum(own, 0))

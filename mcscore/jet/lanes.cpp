@@ -7,6 +7,8 @@
 //
 // Differences z - e m cancel nothing, where an expanded square does; it takes half the work, and serves blocks that are
 // small beside the noise (law.expands): with 2 z e for z, and bias - |e m|^2, the weight is 2^(-|z|^2 + bias + z m).
+// Columns from law.diffused on are given values c: for them alpha is 1 and the noise 0, and the basis, any matrix, has
+// rows that shift the diffused coordinates by alpha times what c says of them. Fields are of the diffused columns.
 // Blocks of few columns may be replaced by a grid (law.grids). No lane looks at its neighbors: a query's jet is the
 // same to the bit whoever shares its vector.
 
@@ -267,9 +269,10 @@ void add(int road, const Rows &rows, int d, const Vec<T> *z, const Vec<T> *e, co
 // A vector's queries as one block sees them.
 template <class T> struct Seen {
   std::vector<Aligned<Vec<T>>> shifted, y, z, e, precision;
+  std::vector<Aligned<Vec<T>>> told;  // of y, by the given columns, over alpha
   Vec<T> norm;  // log2 of the density's normalizer
 
-  explicit Seen(int d) : shifted(d), y(d), z(d), e(d), precision(d) {}
+  explicit Seen(int d) : shifted(d), y(d), z(d), e(d), precision(d), told(d) {}
 };
 
 template <class T> struct Tile {
@@ -280,13 +283,19 @@ template <class T> struct Tile {
 
 template <class T>
 void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
-  const int d = law.columns;
+  const int d = law.columns, diffused = law.diffused;
   const float *center = law.centers + b * d, *variances = law.variances + b * d;
   const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
-  for (int j = 0; j < d; j++) seen.shifted[j].v = tile.x[j].v - tile.alpha * T(center[j]);
+  const auto alpha = [&](int j) { return j < diffused ? tile.alpha : splat(T(1)); };
+  for (int j = 0; j < d; j++) seen.shifted[j].v = tile.x[j].v - alpha(j) * T(center[j]);
   for (int j = 0; j < d; j++) seen.y[j].v = basis ? Vec<T>{} : seen.shifted[j].v;
+  if (diffused < d) {
+    for (int i = diffused; i < d; i++)
+      for (int j = 0; j < d; j++) seen.y[j].v += seen.shifted[i].v * T(basis[i * d + j]);
+    for (int j = 0; j < diffused; j++) seen.told[j].v = seen.y[j].v, seen.y[j].v *= tile.alpha;
+  }
   if (basis)
-    for (int i = 0; i < d; i++) {
+    for (int i = 0; i < diffused; i++) {
       Vec<T> s = seen.shifted[i].v;
       for (int j = 0; j < d; j++) seen.y[j].v += s * T(basis[i * d + j]);
     }
@@ -295,7 +304,7 @@ void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
       const Vec<T> scale = splat(T(law.scale[b * d + j]));
       seen.precision[j].v = scale * scale * T(1.3862943611198906);  // 2 ln 2
       seen.z[j].v = scale * seen.y[j].v;
-      seen.e[j].v = scale * tile.alpha;
+      seen.e[j].v = scale * alpha(j);
     }
     seen.norm = splat(T(law.norm[b]));
     return;
@@ -303,11 +312,11 @@ void look(const Law &law, int b, const Tile<T> &tile, Seen<T> &seen) {
   Vec<T> squared = tile.alpha * tile.alpha, norm = {};
   F product = splat(1.0f);
   for (int j = 0; j < d; j++) {
-    Vec<T> precision = T(1) / (squared * T(variances[j]) + tile.variance);
+    Vec<T> precision = T(1) / (j < diffused ? squared * T(variances[j]) + tile.variance : splat(T(variances[j])));
     Vec<T> scale = root(precision * T(0.72134752044448170));  // 1 / (2 ln 2)
     seen.precision[j].v = precision;
     seen.z[j].v = scale * seen.y[j].v;
-    seen.e[j].v = scale * tile.alpha;
+    seen.e[j].v = scale * alpha(j);
     // The logarithm of a product, as long as it holds: of the mantissas, and of exponents apart.
     F p = cast(precision);
     I exponent = (((I)p) >> 23) - 127;
@@ -455,21 +464,22 @@ template <class T, int ORDER> struct Jet {
   }
 
   void add_field(int b, F inverse, F share, F kept) {
-    const int d = law.columns;
+    const int d = law.columns, diffused = law.diffused;
     const F a = cast(tile.alpha), offset = cast(tile.offset);
     const float *variances = law.variances + b * d, *center = law.centers + b * d;
     const float *basis = law.bases ? law.bases + (size_t)b * d * d : nullptr;
     F own = {}, between = {};  // parts of the Laplacian
-    for (int j = 0; j < d; j++) {
+    for (int j = 0; j < diffused; j++) {
       const F precision = cast(seen.precision[j].v), middle = ORDER > 1 ? mean[j].v : mean[j].v * inverse;
       const F along = (cast(tile.slope) * variances[j] + cast(tile.constant)) * precision;
       local[j].v = along * cast(seen.y[j].v) + (offset - a * along) * middle;
+      if (diffused < d) local[j].v -= offset * cast(seen.told[j].v);
       if (ORDER > 1) own += a * a * precision * precision * square[j].v * inverse - precision;
     }
-    for (int i = 0; i < d; i++) {
+    for (int i = 0; i < diffused; i++) {
       F f = basis ? F{} : local[i].v;
       if (basis)
-        for (int j = 0; j < d; j++) f += local[j].v * basis[i * d + j];
+        for (int j = 0; j < diffused; j++) f += local[j].v * basis[i * d + j];
       f += offset * center[i];
       const F change = f - field[i].v;
       between += change * change;
@@ -490,7 +500,7 @@ template <class T, int ORDER> struct Jet {
       for (int j = 0; j < law.columns; j++) ill += 0 * q.x[i * law.columns + j];
       out.log_p[i] = (mass[l] > 0 ? (float)log_p[l] : -INFINITY) + ill;
       if (ORDER > 0)
-        for (int j = 0; j < law.columns; j++) out.field[i * law.columns + j] = field[j].v[l] + ill;
+        for (int j = 0; j < law.diffused; j++) out.field[i * law.diffused + j] = field[j].v[l] + ill;
       if (ORDER > 1) out.laplacian[i] = laplacian[l] + ill;
     }
     return poor;

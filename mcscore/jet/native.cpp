@@ -174,10 +174,12 @@ void measure(Law &law, const float *log_weights, const Queries &queries, int b) 
   const double alpha = queries.alpha[0];
   law.norm[b] = -1.3257480647361593 * d;  // log2(2 pi) / 2
   for (int j = 0; j < d; j++) {
-    const double precision = 1 / (alpha * alpha * law.variances[b * d + j] + queries.variance[0]);
+    const bool given = j >= law.diffused;
+    const double squared = given ? 1 : alpha * alpha, noise = given ? 0 : queries.variance[0];
+    const double precision = 1 / (squared * law.variances[b * d + j] + noise);
     law.scale[b * d + j] = std::sqrt(0.72134752044448170 * precision);  // 1 / (2 ln 2)
     law.norm[b] += std::log2(precision) / 2;
-    scale[j] = 0.72134752f * alpha * alpha * precision;
+    scale[j] = 0.72134752f * squared * precision;
   }
   if (!filled) return;
   for (int r = 0; r < filled; r++) {
@@ -275,7 +277,7 @@ using Result = xla::ffi::ResultBuffer<xla::ffi::F32>;
 
 xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array rows, Array log_weights, Array centers,
                        Array bases, Array variances, Result log_p, Result field, Result laplacian, int64_t order,
-                       double share, bool careful, std::string_view name) {
+                       int64_t given, double share, bool careful, std::string_view name) {
   const Target *target = nullptr;
   for (const Target *t : targets())
     if (!target && (name == "native" || name == t->name)) target = t;
@@ -284,7 +286,7 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   const auto shape = rows.dimensions();
   const int k = shape[0], r = shape[1], d = shape[2], n = x.dimensions()[0], m = times.dimensions()[1];
   if (n == 0) return xla::ffi::Error::Success();
-  Law law{k, r, d, rows.typed_data(), centers.typed_data(), bases.dimensions()[0] ? bases.typed_data() : nullptr,
+  Law law{k, r, d, d - (int)given, rows.typed_data(), centers.typed_data(), bases.dimensions()[0] ? bases.typed_data() : nullptr,
           variances.typed_data()};
   const float *time = times.typed_data();
   const Queries queries{n, x.typed_data(), time, time + m, time + 2 * m, time + 3 * m, time + 4 * m, m == 1};
@@ -314,7 +316,7 @@ xla::ffi::Error stream(xla::ffi::ThreadPool pool, Array x, Array times, Array ro
   std::vector<int> index(n);
   std::iota(index.begin(), index.end(), 0);
   std::vector<int> place(n);  // leaves
-  if (law.skips && queries.shared) law.skips = pays(law, queries, *target);
+  if (law.skips && queries.shared && !given) law.skips = pays(law, queries, *target);
   for (bool leaves : {false, true}) {  // neighbors side by side, so that they leave out the same rows
     if (!law.skips || tiles == 1) break;
     in_parallel(pool, tiles, [&](int64_t tile) {
@@ -356,9 +358,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mcscore_stream, stream,
                                   .Arg<Array>()  // bases (k, d, d), or (0, d, d) for the identity
                                   .Arg<Array>()  // variances (k, d)
                                   .Ret<Array>()  // log density (b)
-                                  .Ret<Array>()  // vector field (b, d), or (0, d)
+                                  .Ret<Array>()  // vector field (b, d - given), or (0, d - given)
                                   .Ret<Array>()  // Laplacian (b), or (0)
                                   .Attr<int64_t>("order")
+                                  .Attr<int64_t>("given")  // columns at the end of the queries
                                   .Attr<double>("share")
                                   .Attr<bool>("careful")  // double where float loses digits
                                   .Attr<std::string_view>("target"));

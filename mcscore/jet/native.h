@@ -24,6 +24,7 @@ struct Grid {
 
 struct Law {
   int blocks, height, columns;
+  int diffused;  // columns; the others are given: neither scaled nor noisy, see lanes.cpp
   const float *rows, *centers, *bases, *variances;
   int leaves = 1;          // of a block, each of LEAF rows
   Boxes whole, leaf;       // of blocks and of leaves

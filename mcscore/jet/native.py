@@ -85,7 +85,7 @@ def jet(
     """
     b, d = x.shape
     bases = jnp.zeros((0, d, d), x.dtype) if blocks.bases is None else blocks.bases
-    shapes = (b,), (b if order > 0 else 0, d), (b if order > 1 else 0,)
+    shapes = (b,), (b if order > 0 else 0, blocks.diffused), (b if order > 1 else 0,)
     columns = jnp.broadcast_arrays(*(jnp.reshape(time, -1) for time in times))
     kernel = jax.ffi.ffi_call(
         "mcscore_stream", [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes]
@@ -99,6 +99,7 @@ def jet(
         bases,
         blocks.variances,
         order=np.int64(order),
+        given=np.int64(blocks.given),
         share=np.float64(negligible),
         careful=careful,
         target=target,

@@ -35,7 +35,7 @@ def stream(
     and ``evaluation`` are ``careful``; the native kernel expands no square.
 
     Args:
-        x_t: Queries, in the blocks' coordinates.
+        x_t: Queries, in the blocks' coordinates; with their conditions behind them, where blocks have any.
         alpha: Scale of the signal, a scalar or one per query.
         variance: ``sigma^2``, of the same shape.
         blocks: The law at time 0.
@@ -107,7 +107,8 @@ def _native(operands: Any, blocks: Blocks, *, order: int, **how: Any) -> Jet:
     x, alpha, variance, reading = operands
     times = (alpha, variance, *reading.coefficients(alpha))
     log_p, field, laplacian = native.jet(x, times, blocks, order=order, **how)
-    return Jet(log_p, field if order > 0 else jnp.zeros_like(x), laplacian if order > 1 else None)
+    nothing = jnp.zeros_like(x[:, : blocks.diffused])
+    return Jet(log_p, field if order > 0 else nothing, laplacian if order > 1 else None)
 
 
 def _in_xla(operands: Any, blocks: Blocks, *, laplacian: bool) -> Jet:
@@ -121,7 +122,7 @@ def _in_xla(operands: Any, blocks: Blocks, *, laplacian: bool) -> Jet:
         return merge(jet, new, axis=0), None
 
     nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[1:])
-    start = Jet(nothing, jnp.zeros_like(x), jnp.zeros_like(nothing) if laplacian else None)
+    start = Jet(nothing, jnp.zeros_like(x[: blocks.diffused]), jnp.zeros_like(nothing) if laplacian else None)
     jet = jax.lax.scan(step, start, blocks)[0]
     return jet._replace(field=jet.field.T)
 
@@ -180,6 +181,9 @@ def loses_digits(x_t: Array, alpha: Array, variance: Array, blocks: Blocks) -> A
     ``lambda |alpha m|^2``, each rounded to one part in 2^24.
     """
     precision = 1 / (alpha**2 * blocks.variances.min() + variance)
+    if blocks.given:
+        scales = blocks.bases[:, blocks.diffused :, blocks.diffused :]
+        precision = jnp.maximum(precision, jnp.max(jnp.sum(scales**2, (1, 2))))
     reach = jnp.max(jnp.sum(x_t**2, 1)) + jnp.max(alpha**2) * jnp.max(jnp.sum(blocks.centers**2, 1))
     return jnp.max(precision) * reach * 2.0**-24 > 1e-4
 

@@ -16,7 +16,7 @@ from mcscore.jet import Blocks, Evaluation, log_density
 from mcscore.metrics import memorization
 from mcscore.mixtures.clustering import Clustering, Job, clusterings
 from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
-from mcscore.mixtures.sampling import draw
+from mcscore.jet.sampling import draw
 
 JUDGED = 3000  # held-out rows that judge a law, at most; whole groups may be held out
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own

@@ -26,7 +26,7 @@ from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
-from mcscore.mixtures.sampling import draw, pick_rows
+from mcscore.jet.sampling import draw, pick_rows
 
 BLOCK_ROWS = 1024
 FIELDS = ["blocks", "width", "variance", "frame"]

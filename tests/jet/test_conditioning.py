@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 import mcscore as mcs
 from mcscore.jet import conditioning
-from mcscore.mixtures.sampling import draw
+from mcscore.jet.sampling import draw
 
 RNG = np.random.default_rng(0)
 KERNELS = {

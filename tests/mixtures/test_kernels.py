@@ -11,7 +11,7 @@ import mcscore as mcs
 from mcscore.mixtures import covariances
 from mcscore.mixtures.clustering import clusterings
 from mcscore.mixtures.layout import mean_of
-from mcscore.mixtures.sampling import draw
+from mcscore.jet.sampling import draw
 from tests import reference
 from tests.conftest import X64
 from tests.reference import equal_weights, two_clusters

@@ -6,7 +6,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.mixtures import value
-from mcscore.mixtures.sampling import pick_rows
+from mcscore.jet.sampling import pick_rows
 
 
 def test_rows_and_weights_survive_blocking():
