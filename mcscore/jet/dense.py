@@ -102,7 +102,9 @@ def _conditional_jet(
     alphas = jnp.concatenate([jnp.broadcast_to(alpha, (split, like.shape[1])), ones])
     variances = block.variances[:split, None]
     precision = 1 / (alpha**2 * variances + variance)
-    precisions = jnp.concatenate([precision, jnp.broadcast_to(ones[:, :1], (block.given, precision.shape[1]))])
+    precisions = jnp.concatenate(
+        [precision, jnp.broadcast_to(ones[:, :1], (block.given, precision.shape[1]))]
+    )
     queries = jnp.concatenate([y, seen[split:]])
 
     log_p, mean, spread = posterior(

@@ -122,7 +122,11 @@ def _in_xla(operands: Any, blocks: Blocks, *, laplacian: bool) -> Jet:
         return merge(jet, new, axis=0), None
 
     nothing = jnp.full_like(x, -jnp.inf, shape=x.shape[1:])
-    start = Jet(nothing, jnp.zeros_like(x[: blocks.diffused]), jnp.zeros_like(nothing) if laplacian else None)
+    start = Jet(
+        nothing,
+        jnp.zeros_like(x[: blocks.diffused]),
+        jnp.zeros_like(nothing) if laplacian else None,
+    )
     jet = jax.lax.scan(step, start, blocks)[0]
     return jet._replace(field=jet.field.T)
 

@@ -1,5 +1,8 @@
 """EM: against scikit-learn's, against its own theorems, and where components have nothing to hold."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +97,7 @@ def test_neither_padding_nor_chunks_show(monkeypatch):
     monkeypatch.setattr(clustering, "WORK", 2000)
     monkeypatch.setattr(clustering, "PADDED", (4,))
     for a, b in zip(plain, fit(x, 4), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
     jax.clear_caches()
 
 
@@ -133,3 +136,15 @@ def test_few_programs_serve_all_numbers_of_clusters_and_rows(compiled):
             x, _ = known(rows)
             mcs.mixture(x, kernel=mcs.Local(0.5, number, partitions=2))
     assert compiled.count("jit(_fitted)") == compiled.count("jit(_labels)") == 1
+
+
+def test_many_columns_side_by_side_end():
+    """In threads that share a pool, batched LAPACK calls waited for each other for ever."""
+    code = """
+import jax, numpy as np
+from mcscore.mixtures.clustering import clusterings
+x = np.random.default_rng(1).standard_normal((3000, 43))
+jobs = ((x, np.full(3000, 1 / 3000), 8, jax.random.key(k), None) for k in range(4))
+assert [len(found.labels) for found in clusterings(jobs)] == [3000] * 4
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
