@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -102,6 +102,31 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def of_columns(self, columns: Sequence[int]) -> Table:
+        """Return the table of some columns, by their numbers."""
+        names = self.columns and tuple(self.columns[j] for j in columns)
+        kinds = tuple(self.kinds[j] for j in columns)
+        return replace(self, values=self.values[:, columns], columns=names, kinds=kinds)
+
+    def beside(self, other: Table) -> Table:
+        """Return the table with the columns of another, of the same rows, behind its own.
+
+        Where only one of the two has names, the other's columns are called by the argument and their number.
+        """
+        names = None
+        if self.columns is not None or other.columns is not None:
+            names = tuple(
+                name
+                for part in (self, other)
+                for name in part.columns
+                or (f"{part.name}_{j}" for j in range(part.values.shape[1]))
+            )
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{other.name}: {self.name} has a column {twice[0]!r} too")
+        values = np.concatenate([self.values, other.values[self.kept]], 1)
+        kinds = self.kinds + other.kinds
+        return replace(self, values=values, columns=names, kinds=kinds)
 
     def label(self, column: Any) -> str:
         """Return how errors name a column: by its name if it has one."""

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array
 
 from mcscore._arrays import shapes
-from mcscore._validation import Table, as_key, at_least, of_type
+from mcscore._validation import as_key, at_least, of_type
 from mcscore.frames import FrameKind
 from mcscore.generators.generator import Generator
 from mcscore.generators.labelling import Labelling, generate_pairs
@@ -24,7 +24,7 @@ from mcscore.generators.pairs import Pairs
 from mcscore.generators.refinement import Agreement, Refinement, agreement
 from mcscore.generators.refinement import refine as refine_density
 from mcscore.generators.training import History, Training, train
-from mcscore.mixtures.building import check_law, mixture
+from mcscore.mixtures.building import check_law, joined, mixture
 from mcscore.mixtures.kernels import Kernel
 from mcscore.mixtures.selection import Auto
 from mcscore.mixtures.value import Mixture
@@ -57,6 +57,7 @@ def fit_stages(
     key: Array,
     x: Any,
     *,
+    condition: Any = None,
     kernel: Kernel = Auto(most_rows=12_000),
     frame: FrameKind | None = None,
     schedule: Schedule = Cosine(),
@@ -82,6 +83,8 @@ def fit_stages(
     Args:
         key: Random key.
         x: Data (n, d): an array, DataFrame, memory map or anything NumPy can view as numbers.
+        condition: Columns (n, k) on which ``x`` is to depend, or names of columns of ``x``: the generator
+            then samples, for a million different conditions as for one, in one pass.
         kernel: Which Gaussian each datum carries; chosen by held-out likelihood by default.
         frame: Coordinates in which the law lives; chosen too by default.
         schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
@@ -110,7 +113,7 @@ def fit_stages(
             range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density.
     """
     law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
-    table = Table.of(x, weights)
+    table, given = joined(x, condition, weights)
     table.require_spread()
     at_least(2, pairs=pairs)
     pairs = int(pairs)
@@ -132,7 +135,10 @@ def fit_stages(
     stages = _Stages()
     rows: dict[str, Any] = dict(groups=groups, bounds=bounds, periodic=periodic)
     law = stages.run(
-        "mixture", lambda: mixture(table, kernel=kernel, frame=frame, key=law_key, **rows)
+        "mixture",
+        lambda: mixture(
+            table, condition=given or None, kernel=kernel, frame=frame, key=law_key, **rows
+        ),
     )
     made = stages.run(
         "labels",
@@ -163,7 +169,8 @@ def fit_stages(
         pairs=pairs,
         log_likelihood=law.report and law.report.log_likelihood,
         rows=len(table),
-        columns=table.columns,
+        columns=law.columns,
+        condition=law.condition_columns,
         validation_loss=float(np.nanmin(history.validation_loss)),
         density=agrees and agrees._asdict(),
     )

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 
@@ -55,7 +56,9 @@ class CanonicalClock:
 
     matched: bool = True
 
-    def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
+    def __call__(
+        self, mixture: Mixture | ConditionalMixture, schedule: Schedule, dtype: Any
+    ) -> tuple[Schedule, Array]:
         """Return the schedule to integrate in and its times ``(noise, data)``."""
         alpha, variance, *_ = schedule.rates(jnp.asarray([1, 0], dtype))
         total = mixture.variance.astype(dtype)
@@ -76,7 +79,9 @@ class TimeClock:
 
     matched: bool = True
 
-    def __call__(self, mixture: Mixture, schedule: Schedule, dtype: Any) -> tuple[Schedule, Array]:
+    def __call__(
+        self, mixture: Mixture | ConditionalMixture, schedule: Schedule, dtype: Any
+    ) -> tuple[Schedule, Array]:
         """Return the schedule itself and the times ``(1, 0)``."""
         return schedule, jnp.asarray([1, 0], dtype)
 

@@ -8,6 +8,7 @@ All are ``jit``-, ``vmap``- and ``grad``-safe, cost O(b n d) and stream over the
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +18,21 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore._numbers import points
 from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
+from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule, Time
 
+Law = Mixture | ConditionalMixture
 Points = Float[ArrayLike, "b d"] | Float[ArrayLike, "d"]
 
 
 def evaluate(
     x_t: Points,
     t: Time,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     *,
+    condition: Any = None,
     reading: Reading = Score(),
     laplacian: bool = True,
 ) -> Jet:
@@ -39,6 +43,7 @@ def evaluate(
         t: Time in ``[0, 1]``, a scalar or one per query; 0 is data, 1 is noise.
         mixture: The data law.
         schedule: How it is diffused.
+        condition: Of a conditional law, in the user's units: one for all (k,), or one per query (b, k).
         reading: Vector field to read, of ``mcscore.jet``; the score by default.
         laplacian: Whether to compute the Laplacian too (score only).
 
@@ -49,7 +54,20 @@ def evaluate(
     >>> evaluate(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).log_p.shape
     (1,)
     """
-    of_type(Mixture, "mcs.mixture(x, ...)", mixture=mixture)
+    return evaluated(x_t, t, mixture, schedule, condition, reading, 2 if laplacian else 1)
+
+
+def evaluated(
+    x_t: Points,
+    t: Time,
+    mixture: Law,
+    schedule: Schedule,
+    condition: Any,
+    reading: Reading,
+    order: int,
+) -> Jet:
+    """Return ``evaluate``; of order 0 only the field, of order 1 the log density too, of order 2 all."""
+    of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     of_type(Schedule, "mcs.Cosine()", schedule=schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
     if isinstance(t, int | float | np.ndarray | np.number):  # known without waiting for a device
@@ -60,26 +78,37 @@ def evaluate(
         raise ValueError(
             f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
         )
-    return _evaluate(x_t, t, mixture, schedule, reading, laplacian)
+    c = mixture.conditions(condition, len(x_t))
+    return at_times(x_t, t, mixture, c, schedule, reading, order)
 
 
-@partial(jax.jit, static_argnums=5)
-def _evaluate(
-    x_t: Array, t: Array, mixture: Mixture, schedule: Schedule, reading: Reading, laplacian: bool
+@partial(jax.jit, static_argnums=6)
+def at_times(
+    x_t: Array,
+    t: Array,
+    mixture: Law,
+    conditions: Array | None,
+    schedule: Schedule,
+    reading: Reading,
+    order: int,
 ) -> Jet:
+    """Return ``evaluated``, nothing checked, conditions in the law's own coordinates."""
     alpha, variance, *rates = schedule.rates(t)
-    return stream(
-        x_t,
+    jet = stream(
+        mixture.queries(x_t, conditions),
         alpha,
         variance,
         mixture.blocks,
         reading=reading.at(*rates),
-        laplacian=laplacian,
+        laplacian=order > 1,
         evaluation=mixture.evaluation,
     )
+    return jet._replace(log_p=jet.log_p - mixture.log_evidence(conditions)) if order > 0 else jet
 
 
-def score(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[Array, "b d"]:
+def score(
+    x_t: Points, t: Time, mixture: Law, schedule: Schedule, *, condition: Any = None
+) -> Float[Array, "b d"]:
     """Return the score of the diffused data law, ``grad log p_t(x_t)``, exactly.
 
     Args and errors are those of ``evaluate``.
@@ -88,46 +117,54 @@ def score(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[A
     >>> score(jnp.zeros((1, 2)), 0.5, mixture(jnp.ones((5, 2)), kernel=Isotropic(0.1)), Linear()).shape
     (1, 2)
     """
-    return evaluate(x_t, t, mixture, schedule, laplacian=False).field
+    return evaluated(x_t, t, mixture, schedule, condition, Score(), 0).field
 
 
-def denoise(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[Array, "b d"]:
+def denoise(
+    x_t: Points, t: Time, mixture: Law, schedule: Schedule, *, condition: Any = None
+) -> Float[Array, "b d"]:
     """Return ``E[x_0 | x_t] = (x_t + sigma^2 score) / alpha`` (Tweedie), regular at ``alpha = 0`` too.
 
     >>> from mcscore import Dirac, Linear, mixture
     >>> denoise(jnp.zeros((1, 2)), 0.5, mixture(jnp.ones((5, 2)), kernel=Dirac()), Linear())
     Array([[1., 1.]], dtype=float...)
     """
-    return evaluate(x_t, t, mixture, schedule, reading=Denoiser(), laplacian=False).field
+    return evaluated(x_t, t, mixture, schedule, condition, Denoiser(), 0).field
 
 
-def velocity(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[Array, "b d"]:
+def velocity(
+    x_t: Points, t: Time, mixture: Law, schedule: Schedule, *, condition: Any = None
+) -> Float[Array, "b d"]:
     """Return ``dx/dt = b x - g^2/2 score`` of the probability-flow ODE.
 
     >>> from mcscore import Isotropic, Linear, mixture
     >>> velocity(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1, 2)
     """
-    return evaluate(x_t, t, mixture, schedule, reading=Velocity(), laplacian=False).field
+    return evaluated(x_t, t, mixture, schedule, condition, Velocity(), 0).field
 
 
-def log_density(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[Array, "b"]:
+def log_density(
+    x_t: Points, t: Time, mixture: Law, schedule: Schedule, *, condition: Any = None
+) -> Float[Array, "b"]:
     """Return ``log p_t(x_t)`` in nats, in the coordinates of ``mixture``.
 
     >>> from mcscore import Isotropic, Linear, mixture
     >>> log_density(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1,)
     """
-    return evaluate(x_t, t, mixture, schedule, laplacian=False).log_p
+    return evaluated(x_t, t, mixture, schedule, condition, Score(), 1).log_p
 
 
-def divergence(x_t: Points, t: Time, mixture: Mixture, schedule: Schedule) -> Float[Array, "b"]:
+def divergence(
+    x_t: Points, t: Time, mixture: Law, schedule: Schedule, *, condition: Any = None
+) -> Float[Array, "b"]:
     """Return the divergence of the score, ``lap log p_t(x_t)``, in closed form (no trace estimator).
 
     >>> from mcscore import Isotropic, Linear, mixture
     >>> divergence(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1,)
     """
-    laplacian = evaluate(x_t, t, mixture, schedule).laplacian
+    laplacian = evaluated(x_t, t, mixture, schedule, condition, Score(), 2).laplacian
     assert laplacian is not None  # asked for
     return laplacian

@@ -16,9 +16,10 @@ from mcscore._arrays import is_zero
 from mcscore._numbers import points
 from mcscore._validation import at_least, of_type
 from mcscore.flows.clocks import CanonicalClock, Clock
-from mcscore.flows.fields import Points, velocity
+from mcscore.flows.fields import Law, Points, at_times
 from mcscore.flows.solvers import AdamsBashforth
-from mcscore.mixtures.layout import mean_of
+from mcscore.jet import Velocity
+from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 
@@ -42,9 +43,10 @@ class Flow(NamedTuple):
 
 def solve_flow(
     start: Points,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     *,
+    condition: Any = None,
     to_data: bool = True,
     clock: Clock = CanonicalClock(),
     solver: diffrax.AbstractSolver = diffrax.Bosh3(),
@@ -58,6 +60,7 @@ def solve_flow(
         start: Noise ``z`` (b, d) if ``to_data``, else data, in the coordinates of ``mixture``.
         mixture: The data law.
         schedule: How it is diffused; its noise at ``t = 0`` is what the data keeps.
+        condition: Of a conditional law, in the user's units: one for all (k,), or one per start (b, k).
         to_data: Direction.
         clock: In which variable steps are equal.
         solver: Any of diffrax's ODE solvers.
@@ -71,34 +74,66 @@ def solve_flow(
             ``stepsize_controller`` are given, or shapes do not fit.
     """
     options = clock, solver, steps, stepsize_controller, saves
-    return _solve(*_arguments(start, mixture, schedule, to_data, *options))
+    return _solve(*_arguments(start, mixture, schedule, condition, to_data, *options))
 
 
 def compiled_flow(
     start: Array,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
+    conditions: Array | None,
     *,
     clock: Clock,
     solver: diffrax.AbstractSolver,
     steps: int | None,
     stepsize_controller: diffrax.AbstractStepSizeController | None,
-) -> Callable[[Array, Mixture], Flow]:
-    """Return ``solve_flow`` to data, compiled for starts and mixtures of these shapes.
+) -> Callable[[Array, Law, Array | None], Flow]:
+    """Return ``solve_flow`` to data, compiled for starts, mixtures and conditions of these shapes.
+
+    Conditions are in the law's own coordinates.
 
     For any thread: JAX's settings belong to a thread, and the program has those of the caller's.
     """
     options = clock, solver, steps, stepsize_controller, None
-    start, _, _, numbers, *static = _arguments(start, mixture, schedule, True, *options)
-    program = _solve.lower(start, mixture, schedule, numbers, *static).compile()
-    return lambda start, mixture: program(start, mixture, schedule, numbers)
+    start, _, _, _, numbers, *static = _arguments(
+        start, mixture, schedule, None, True, *options, False
+    )
+    program = _solve.lower(start, mixture, schedule, conditions, numbers, *static).compile()
+    return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
+
+
+def solved(
+    start: Array,
+    mixture: Law,
+    schedule: Schedule,
+    conditions: Array | None,
+    *,
+    clock: Clock,
+    solver: diffrax.AbstractSolver,
+    steps: int | None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+) -> Flow:
+    """Return ``solve_flow`` to data, conditions in the law's own coordinates."""
+    options = clock, solver, steps, stepsize_controller, None
+    start, _, _, _, *others = _arguments(start, mixture, schedule, None, True, *options, False)
+    return _solve(start, mixture, schedule, conditions, *others)
 
 
 def _arguments(
-    start, mixture, schedule, to_data, clock, solver, steps, stepsize_controller, saves
+    start,
+    mixture,
+    schedule,
+    condition,
+    to_data,
+    clock,
+    solver,
+    steps,
+    stepsize_controller,
+    saves,
+    checked=True,
 ) -> tuple:
-    """Return the arguments of ``_solve``, checked."""
-    of_type(Mixture, "mcs.mixture(x, ...)", mixture=mixture)
+    """Return the arguments of ``_solve``, checked; but for the condition, if that has been."""
+    of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     of_type(Schedule, "mcs.Cosine()", schedule=schedule)
     start = jnp.asarray(points(start, mixture.dimension, None, "start"), mixture.dtype)
     if steps is not None and stepsize_controller is not None:
@@ -110,7 +145,8 @@ def _arguments(
         mixture.require_width("flow")
     steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
     numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))
-    return start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
+    c = mixture.conditions(condition, len(start)) if checked else None
+    return start, mixture, schedule, c, numbers, to_data, clock, solver, steps, choices, saves
 
 
 def _is_tolerance(controller: Any) -> Any:
@@ -122,9 +158,9 @@ def _is_tolerance(controller: Any) -> Any:
     return jax.tree_util.tree_map_with_path(traced, controller)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
+@partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
 def _solve(
-    start, mixture, schedule, numbers, to_data, clock, solver, steps, choices, saves
+    start, mixture, schedule, conditions, numbers, to_data, clock, solver, steps, choices, saves
 ) -> Flow:
     inner, times = clock(mixture, schedule, start.dtype)
     # From x_1 = m + v z, the law's own mean and deviation there, in the clock's own scale at either end.
@@ -132,9 +168,10 @@ def _solve(
     within = inner.rates(times)[:2]
     reference = jnp.where(mixture.variance > 0, mixture.variance, 1).astype(start.dtype)
     scale = jnp.sqrt(_total(within, reference) / _total(outer, reference))
-    mean, remaining = jnp.zeros(start.shape[1], start.dtype), jnp.zeros_like(reference)
+    own, conditional = mixture.mean(conditions), conditions is not None
+    mean, remaining = jnp.zeros_like(own), jnp.zeros_like(reference)
     if clock.matched:  # the paper's start knows nothing of the law
-        mean, remaining = mean_of(mixture.blocks, jnp), reference
+        mean, remaining = own, reference
     shift = jnp.stack([within[0][0] * mean, 0 * mean])
     scale = scale * jnp.sqrt(jnp.stack([_total(outer, remaining)[0], jnp.ones((), start.dtype)]))
     begin, end = (0, 1) if to_data else (1, 0)
@@ -150,16 +187,24 @@ def _solve(
         dt0 = (t1 - t0) / 100 if isinstance(controller, diffrax.ConstantStepSize) else None
     else:
         controller, dt0 = diffrax.StepTo(ts=jnp.linspace(t0, t1, steps + 1)), None
-    saveat = diffrax.SaveAt(t1=True)
-    if saves is not None:
-        saveat = diffrax.SaveAt(ts=jnp.linspace(t0, t1, saves))
+    at = t1[None] if saves is None else jnp.linspace(t0, t1, saves)
+    saveat = diffrax.SaveAt(t1=True) if saves is None else diffrax.SaveAt(ts=at)
+
+    def middle(t: Any) -> Array | float:
+        """Return the mean of ``x_t`` given its condition, to which trajectories are relative."""
+        return inner.rates(t)[0] * own if conditional else 0.0
+
+    def rate(t: Any, x: Array, law: Law) -> Array:
+        field = at_times(x + middle(t), t, law, conditions, inner, Velocity(), 0).field
+        return field - inner.rates(t)[2] * own if conditional else field
+
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, x, law: velocity(x, t, law, inner)),
+        diffrax.ODETerm(rate),
         solver,
         t0=t0,
         t1=t1,
         dt0=dt0,
-        y0=scale[begin] * start + shift[begin][None],
+        y0=scale[begin] * start + shift[begin] - middle(t0),
         args=mixture,
         stepsize_controller=controller,
         saveat=saveat,
@@ -168,9 +213,9 @@ def _solve(
     )
     assert solution.ys is not None
     failed = solution.result != diffrax.RESULTS.successful
-    ends = jnp.where(
-        failed | bad[None], jnp.nan, (solution.ys - shift[end][None, None]) / scale[end]
-    )
+    middles = jax.vmap(middle)(at) if conditional else 0.0
+    ends = (solution.ys + middles - shift[end][None]) / scale[end]
+    ends = jnp.where(failed | bad[None], jnp.nan, ends)
     return Flow(ends[0] if saves is None else ends, solution.result, solution.stats["num_steps"])
 
 
@@ -182,9 +227,10 @@ def _total(moments: tuple[Array, Array], reference: Array) -> Array:
 
 def transport(
     z: Points,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     *,
+    condition: Any = None,
     clock: Clock = CanonicalClock(),
     solver: diffrax.AbstractSolver = diffrax.Bosh3(),
     steps: int | None = None,
@@ -205,16 +251,21 @@ def transport(
     (4, 2)
     """
     options: Any = dict(
-        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+        condition=condition,
+        clock=clock,
+        solver=solver,
+        steps=steps,
+        stepsize_controller=stepsize_controller,
     )
     return solve_flow(z, mixture, schedule, to_data=True, **options).points
 
 
 def encode(
     x: Points,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     *,
+    condition: Any = None,
     clock: Clock = CanonicalClock(),
     solver: diffrax.AbstractSolver = diffrax.Bosh3(),
     steps: int | None = None,
@@ -229,14 +280,18 @@ def encode(
     True
     """
     options: Any = dict(
-        clock=clock, solver=solver, steps=steps, stepsize_controller=stepsize_controller
+        condition=condition,
+        clock=clock,
+        solver=solver,
+        steps=steps,
+        stepsize_controller=stepsize_controller,
     )
     return solve_flow(x, mixture, schedule, to_data=False, **options).points
 
 
 def trajectory(
     z: Points,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     *,
     points: int = 50,

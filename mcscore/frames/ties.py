@@ -23,6 +23,7 @@ from mcscore._arrays import host_generator
 from mcscore.frames.bounded import NOWHERE, BoundedFrame, PeriodicFrame, fit_bounds
 from mcscore.frames.columns import Column, column_of, opened_end
 from mcscore.frames.dependence import Scores
+from mcscore.frames.frame import Frame
 from mcscore.frames.opened import FAR, PLACES, OpenedFrame, table
 
 STRATUM = 4  # rows of a stratum, at least; twice as many on average
@@ -36,7 +37,7 @@ class Placed(NamedTuple):
     Attributes:
         x: Opened columns, tied rows in their places (n, d).
         weights: The rows' weights, (n,), positive, summing to one.
-        gain: What a row's log density gains on the way back to the table, (n,), see the module.
+        gain: What a row's log density gains on the way back to the table, by column (n, d), see the module.
         strata: Which rows clusters may hold together, (n,); None where any.
         breaks: Ends of intervals that column by column a frame should know.
         columns: What was found, None for continuous columns.
@@ -46,6 +47,10 @@ class Placed(NamedTuple):
         groups: Which rows belong together, (n,); None if each stands for itself.
         bounded: The frame by which columns with ends came to the whole line, None if there are none.
         periodic: The frame by which circles were cut open.
+        given: How many columns, the last ones, are conditions: what laws are compared by is the others'
+            density.
+        along: Where ``x`` is in the coordinates of a frame, the matrix (d, given) that leads to the
+            conditions'.
     """
 
     x: np.ndarray
@@ -59,12 +64,16 @@ class Placed(NamedTuple):
     groups: np.ndarray | None = None
     bounded: BoundedFrame | None = None
     periodic: PeriodicFrame | None = None
+    given: int = 0
+    along: np.ndarray | None = None
 
     @classmethod
     def of(cls, x: np.ndarray, weights: np.ndarray) -> Placed:
         """Return a table as it is."""
         n, d = x.shape
-        return cls(x, weights, np.zeros(n), None, (np.zeros(0),) * d, (None,) * d, (False,) * d)
+        return cls(
+            x, weights, np.zeros((n, d)), None, (np.zeros(0),) * d, (None,) * d, (False,) * d
+        )
 
     def of_rows(self, rows: np.ndarray) -> Placed:
         """Return part of the rows."""
@@ -74,6 +83,12 @@ class Placed(NamedTuple):
         return self._replace(
             x=self.x[rows], weights=weights, gain=self.gain[rows], strata=strata, groups=groups
         )
+
+    def within(self, frame: Frame) -> Placed:
+        """Return the table in the coordinates of a fitted frame."""
+        d = self.x.shape[1]
+        along = np.asarray(frame.part(range(d - self.given, d), d)[1]) if self.given else None
+        return self._replace(x=frame.forward(self.x), along=along)
 
     def between(self, ends: np.ndarray) -> Placed:
         """Return the table whose columns, with ``ends`` (2, d), were sent to the whole line."""
@@ -90,7 +105,7 @@ class Placed(NamedTuple):
         breaks = tuple(bounded.enter(b)[0][:, j] for j, b in enumerate(at))
         return self._replace(
             x=x,
-            gain=self.gain + slopes.sum(1),
+            gain=self.gain + slopes,
             breaks=breaks,
             columns=tuple(columns),
             bounded=bounded,
@@ -209,7 +224,7 @@ def _strata(
 
 def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Placed:
     """Return the table with every tied row in its place."""
-    out, gain, breaks = plain.x.copy(), np.zeros(len(plain.x)), []
+    out, gain, breaks = plain.x.copy(), np.zeros(plain.x.shape), []
     several = [False] * out.shape[1]
     for j, column in enumerate(plain.columns):
         if column is None:
@@ -223,11 +238,11 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
         else:
             heaped, side_by_side = np.zeros(len(tied), bool), tied
         width, middle = high - low, (low + high) / 2
-        gain[tied] -= np.log(column.unit[column.level][tied])
+        gain[tied, j] -= np.log(column.unit[column.level][tied])
         if heaped.any():
             deviation = width[heaped] / HEAP
             out[heaped, j] = middle[heaped] + deviation * _normal(generator, column.level[heaped])
-            gain[heaped] += np.log(deviation) + (1 + np.log(2 * np.pi)) / 2
+            gain[heaped, j] += np.log(deviation) + (1 + np.log(2 * np.pi)) / 2
         if side_by_side.any():
             drive, share = scores.drive(j)
             several[j] = share > 0 or column.has_bare_atoms
@@ -235,7 +250,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             drive = np.sqrt(share) * drive + np.sqrt(1 - share) * noise
             u = _uniform(generator, column.level, drive)
             out[side_by_side, j] = (low + u * width)[side_by_side]
-            gain[side_by_side] += np.log(width[side_by_side]) + np.log1p(-share) / 2
+            gain[side_by_side, j] += np.log(width[side_by_side]) + np.log1p(-share) / 2
         ends = np.unique(column.rooms[:, column.atoms])
         breaks.append(ends[:65] if len(ends) <= 65 else np.zeros(0))
     return plain._replace(x=out, gain=gain, breaks=tuple(breaks), several=tuple(several))

@@ -24,15 +24,52 @@ from mcscore._validation import as_key, at_least
 from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
+from mcscore.jet.dense import product
+from mcscore.mixtures.conditional import conditions_in
 from mcscore.storage import replacing
 
 SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a conditional generator knows of its conditions ``c`` (b, k) beside the network.
+
+    Labels, in the coordinates of the generator's frame, are ``net(z, c) @ root + c @ slope``: the network
+    learns what linear regression leaves, where that leaves unit variance.
+
+    Attributes:
+        frame: Map between the user's conditions and their coordinates.
+        slope: (k, d).
+        root: (d, d).
+        inverse: Its inverse.
+    """
+
+    frame: Any
+    slope: Any
+    root: Any
+    inverse: Any
+    __repr__ = shapes
+
+    @property
+    def dimension(self) -> int:
+        """Number of columns of the condition."""
+        return self.slope.shape[0]
+
+    def put_back(self, left: Array, c: Array) -> Array:
+        """Return coordinates (b, d) of what regression leaves."""
+        return product(left, self.root) + product(c, self.slope)
+
+    def told_apart(self, y: Array, c: Array) -> Array:
+        """Return what regression leaves of coordinates ``y`` (b, d)."""
+        return product(y - product(c, self.slope), self.inverse)
+
+
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "frame", "encoder"],
+    data_fields=["params", "frame", "encoder", "given"],
     meta_fields=["network"],
     drop_fields=["about"],
 )
@@ -45,6 +82,7 @@ class Generator:
         frame: Map from the user's units to the network's coordinates.
         network: The ``MLP`` that the parameters belong to.
         encoder: Parameters of the same network from data to noise, or None.
+        given: What there is to know of conditions; None without any.
         about: How it was made, in words and numbers of JSON; kept in its file. Generators of equal shapes
             share their programs whatever it says, and what a transformation returns has none.
     """
@@ -53,6 +91,7 @@ class Generator:
     frame: Any
     network: MLP
     encoder: Any = None
+    given: Given | None = None
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     __repr__ = shapes
 
@@ -66,19 +105,49 @@ class Generator:
         """Precision of the parameters; an error where it is double and JAX has been set to single since."""
         return with_precision("generator", self.params["Dense_0"]["bias"].dtype)
 
-    def __call__(self, z: Float[ArrayLike, "b d"]) -> Float[Array, "b d"]:
+    @property
+    def condition_dimension(self) -> int:
+        """Number of columns of the condition; 0 without any."""
+        return 0 if self.given is None else self.given.dimension
+
+    def __call__(self, z: Float[ArrayLike, "b d"], condition: Any = None) -> Float[Array, "b d"]:
         """Return the data points of noise ``z``: a smooth map, ties not restored (see ``sample``).
 
         Raises:
-            ValueError: If ``z`` has another number of columns.
+            ValueError: If ``z`` has another number of columns, or the condition does not fit.
         """
-        return _generate(self, self._points(z, "z"))
+        z = self._points(z, "z")
+        return _generate(self, z, self.conditions(condition, len(z)))
+
+    def coordinates(
+        self, z: Float[Array, "b d"], c: Float[Array, "b k"] | None, params: Any = None
+    ) -> Float[Array, "b d"]:
+        """Return the points of noise and conditions (in their coordinates) in those of the frame."""
+        y = self.network.apply(self.params if params is None else params, z, c)
+        return y if self.given is None or c is None else self.given.put_back(y, c)
+
+    def conditions(self, condition: Any, n: int | None = None) -> Float[Array, "b k"] | None:
+        """Return conditions (k,) or (n, k) in their own coordinates, one for each of ``n``, if there are any.
+
+        Raises:
+            ValueError: If there is a condition and the generator has none, or the other way round; if its
+                shape or columns do not fit, or it is not finite.
+        """
+        names = self.about.get("condition")
+        return conditions_in(
+            self.given and self.given.frame,
+            self.condition_dimension,
+            names,
+            condition,
+            n,
+            self.dtype,
+        )
 
     def _points(self, given: Any, name: str) -> Float[Array, "b d"]:
         columns = self.about.get("columns") if name == "x" else None
         return jnp.asarray(points(given, self.dimension, columns, name), self.dtype)
 
-    def encode(self, x: Any) -> Float[Array, "b d"]:
+    def encode(self, x: Any, condition: Any = None) -> Float[Array, "b d"]:
         """Return the noise of data points ``x`` in one forward pass of the encoder.
 
         As exact as the encoder's fit; ``density(x).z`` solves ``gen(z) = x`` to rounding.
@@ -90,45 +159,49 @@ class Generator:
             raise ValueError(
                 "encode: this generator has no encoder; train it with train(..., encoder=True)"
             )
-        return _encode(self, self._points(x, "x"))
+        x = self._points(x, "x")
+        return _encode(self, x, self.conditions(condition, len(x)))
 
-    def density(self, x: Any) -> Density:
+    def density(self, x: Any, condition: Any = None) -> Density:
         """Return the log density at ``x`` (b, d) in the user's units, each value with its certificate.
 
         Newton's method on ``gen(z) = x`` from the encoder's guess (from ``x`` itself without one), in
         chunks of 2,048 points; O(d) passes of the network per step. Errors are those of ``encode``.
         """
         x, parts = self._points(x, "x"), []
+        given = self.conditions(condition, len(x))
         size = min(len(x), DENSITY_CHUNK)
         if size and not is_traced(x):
             size = rounded_up(size)  # few compiled programs
         for k in range(0, max(len(x), 1), DENSITY_CHUNK):
-            part = x[k : k + DENSITY_CHUNK]
-            padded = jnp.concatenate(
-                [part, jnp.broadcast_to(x[:1], (size - len(part), x.shape[1]))]
-            )
-            parts.append(jax.tree.map(lambda a, m=len(part): a[:m], _density(self, padded)))
+            part = slice(k, k + DENSITY_CHUNK)
+            rows, c = (_filled(a, part, size) for a in (x, given))
+            found, m = _density(self, rows, c), len(x[part])
+            parts.append(jax.tree.map(lambda a, m=m: a[:m], found))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def log_prob(self, x: Any) -> Float[Array, "b"]:
+    def log_prob(self, x: Any, condition: Any = None) -> Float[Array, "b"]:
         """Return ``density(x).log_prob``: nats, NaN where it is not certified."""
-        return self.density(x).log_prob
+        return self.density(x, condition).log_prob
 
     def sample_and_log_prob(
-        self, key: Array, n: int
+        self, key: Array, n: int, condition: Any = None
     ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
         """Return ``n`` samples, ties not restored, and their log density; no inversion is needed.
 
         The log density is NaN where the network folds, see ``Agreement.folded``.
         """
         at_least(0, n=n)
-        key = as_key(key)
+        key, given = as_key(key), self.conditions(condition, n)
         size = DENSITY_CHUNK
-        parts = [_sample_density(self, key, k) for k in range(max(1, -(-n // size)))]
+        parts = [
+            _sample_density(self, key, k, _filled(given, slice(k * size, (k + 1) * size), size))
+            for k in range(max(1, -(-n // size)))
+        ]
         x, log_prob = (jnp.concatenate(part)[:n] for part in zip(*parts, strict=True))
         return x, log_prob
 
-    def sample(self, key: Array, n: int, *, as_frame: bool = False) -> Any:
+    def sample(self, key: Array, n: int, *, condition: Any = None, as_frame: bool = False) -> Any:
         """Return ``n`` independent samples in the user's units, back on integers and other ties.
 
         Drawn in chunks, chunk k from ``fold_in(key, k)``: the first rows do not depend on ``n``, one
@@ -137,11 +210,16 @@ class Generator:
         Args:
             key: Random key.
             n: How many.
+            condition: Of a conditional generator: one for all (k,), or one per sample (n, k).
             as_frame: Return a pandas DataFrame, columns named as in training, instead of an array (n, d).
         """
         at_least(0, n=n)
-        key = as_key(key)
-        parts = [_sample_chunk(self, key, k) for k in range(-(-n // SAMPLE_CHUNK))]
+        key, size = as_key(key), SAMPLE_CHUNK
+        given = self.conditions(condition, n)
+        parts = [
+            _sample_chunk(self, key, k, _filled(given, slice(k * size, (k + 1) * size), size))
+            for k in range(-(-n // size))
+        ]
         nothing = jnp.zeros((0, self.dimension), self.dtype)
         rows = jnp.concatenate(parts)[:n] if parts else nothing
         return as_dataframe(rows, self.about.get("columns")) if as_frame else rows
@@ -150,7 +228,8 @@ class Generator:
         """Write the sampler as a StableHLO program that runs without mcscore, on CPU, GPU and TPU.
 
         ``jax.export.deserialize(bytes).call(jax.random.key_data(key), k)`` gives the ``k``-th 8,192 rows
-        of ``sample(key, n)``; ``k`` is an int32.
+        of ``sample(key, n)``; ``k`` is an int32. A conditional generator's takes the 8,192 rows' conditions
+        (8192, k) too, in the user's units.
 
         Raises:
             ImportError: If flatbuffers is missing: ``pip install mcscore[export]``.
@@ -158,12 +237,14 @@ class Generator:
         from jax import export
 
         @jax.jit
-        def sampler(key_data, index):
-            return _sample_chunk(self, jax.random.wrap_key_data(key_data), index)
+        def sampler(key_data, index, *conditions):
+            c = self.given.frame.forward(conditions[0]) if self.given else None
+            return _sample_chunk(self, jax.random.wrap_key_data(key_data), index, c)
 
-        shapes = (
-            jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((2,), "uint32"), ((), "int32"))
-        )
+        arguments = [((2,), "uint32"), ((), "int32")]
+        if self.given:
+            arguments.append(((SAMPLE_CHUNK, self.condition_dimension), self.dtype))
+        shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments)
         program = export.export(sampler, platforms=("cpu", "cuda", "tpu"))(*shapes)
         with needed("export", "flatbuffers", "export"):
             binary = program.serialize()
@@ -175,38 +256,55 @@ class Generator:
         write(self, path)
 
 
-@jax.jit
-def _generate(generator: Generator, z: Array) -> Array:
-    return generator.frame.inverse(generator.network.apply(generator.params, z))
+def _filled(rows: Array | None, part: slice, size: int) -> Array | None:
+    """Return a part of the rows, lengthened to a ``size``; one row that stands for all is broadcast."""
+    if rows is None:
+        return None
+    if len(rows) > 1:
+        rows = jnp.concatenate([rows[part], jnp.broadcast_to(rows[:1], (0, rows.shape[1]))])
+    return jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (size - len(rows), rows.shape[1]))])
 
 
 @jax.jit
-def _encode(generator: Generator, x: Array) -> Array:
-    return generator.network.apply(generator.encoder, generator.frame.forward(x))
+def _generate(generator: Generator, z: Array, c: Array | None) -> Array:
+    return generator.frame.inverse(generator.coordinates(z, c))
 
 
 @jax.jit
-def _density(generator: Generator, x: Array) -> Density:
-    network, y = generator.network, generator.frame.forward(x)
-    start = y if generator.encoder is None else network.apply(generator.encoder, y)
-    found = pull_back(partial(network.apply, generator.params), y, start)
+def _encode(generator: Generator, x: Array, c: Array | None) -> Array:
+    return _encoded(generator, generator.frame.forward(x), c)
+
+
+def _encoded(generator: Generator, y: Array, c: Array | None) -> Array:
+    left = y if generator.given is None or c is None else generator.given.told_apart(y, c)
+    return (
+        left if generator.encoder is None else generator.network.apply(generator.encoder, left, c)
+    )
+
+
+@jax.jit
+def _density(generator: Generator, x: Array, c: Array | None) -> Density:
+    y = generator.frame.forward(x)
+    found = pull_back(partial(generator.coordinates, c=c), y, _encoded(generator, y, c))
     return found._replace(log_prob=found.log_prob + generator.frame.log_det(x))
 
 
 @jax.jit
-def _sample_density(generator: Generator, key: Array, index: Array) -> tuple[Array, Array]:
+def _sample_density(
+    generator: Generator, key: Array, index: Array, c: Array | None
+) -> tuple[Array, Array]:
     shape = DENSITY_CHUNK, generator.dimension
     z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
-    y, log_prob, sign = push_forward(partial(generator.network.apply, generator.params), z)
+    y, log_prob, sign = push_forward(partial(generator.coordinates, c=c), z)
     x = generator.frame.inverse(y)
     return x, jnp.where(sign > 0, log_prob, jnp.nan) + generator.frame.log_det(x)
 
 
 @jax.jit
-def _sample_chunk(generator: Generator, key: Array, index: Array) -> Array:
+def _sample_chunk(generator: Generator, key: Array, index: Array, c: Array | None) -> Array:
     shape = SAMPLE_CHUNK, generator.dimension
     z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
-    return generator.frame.restore(_generate(generator, z))
+    return generator.frame.restore(_generate(generator, z, c))
 
 
 def load(path: str | os.PathLike) -> Generator:

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.flows.clocks import CanonicalClock, Clock, TimeClock
-from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solve_flow
+from mcscore.flows.fields import Law
+from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solved
 from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
 from mcscore.generators.pairs import Pairs, PairsReport
-from mcscore.mixtures.layout import mean_of
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 from mcscore.storage import Checkpoint, fingerprint
@@ -77,13 +77,13 @@ class Labelling:
         names = ("clock", "solver", "steps", "stepsize_controller")
         return {name: getattr(self, name) for name in names}
 
-    def noise_of(self, key: Array, index: int, law: Mixture) -> Array:
+    def noise_of(self, key: Array, index: int, law: Law) -> Array:
         """Return the noise of a chunk."""
         return self.noise.chunk(key, index, self.chunk_size, law.dimension, law.dtype)
 
-    def law_of(self, key: Array, index: int, law: Mixture) -> Mixture:
+    def law_of(self, key: Array, index: int, law: Law) -> Law:
         """Return the law of a chunk: all rows, or the mini-batch of its own."""
-        if self.minibatch is None:
+        if self.minibatch is None or not isinstance(law, Mixture):
             return law
         return _subsample(law, jax.random.fold_in(key, index), self.minibatch)
 
@@ -93,16 +93,18 @@ _subsample = jax.jit(Mixture.subsample, static_argnums=2)
 
 class _Chunk(NamedTuple):
     z: np.ndarray
+    c: np.ndarray | None
     x: np.ndarray
     steps: int  # 0 if read from a checkpoint
 
 
 def generate_pairs(
     key: Array,
-    mixture: Mixture,
+    mixture: Law,
     schedule: Schedule,
     n: int,
     *,
+    conditions: Any = None,
     noise: Normal | Sobol = Normal(),
     minibatch: int | None = None,
     clock: Clock = CanonicalClock(),
@@ -125,6 +127,8 @@ def generate_pairs(
         mixture: The data law.
         schedule: How it is diffused; the labels keep its noise at ``t = 0``.
         n: Number of pairs.
+        conditions: Of a conditional law: rows (m, k), in the user's units, from which each pair's condition
+            is drawn; by default from the law's own conditions, smoothed by its kernel.
         noise: ``Normal()`` or ``Sobol()`` of ``mcscore.generators``.
         minibatch: Rows drawn with replacement once per chunk and used for its whole trajectory, as
             the paper does; all rows by default. Each mini-batch gives its own map ``z -> x``.
@@ -164,24 +168,39 @@ def generate_pairs(
     )
     how = replace(how, chunk_size=min(chunk_size, n))
     of_type(Schedule, "Cosine()", schedule=schedule)
+    if mixture.condition_dimension and minibatch is not None:
+        raise ValueError("minibatch: expected None with a conditional law, which takes all rows")
+    proposal = None if conditions is None else mixture.conditions(conditions)
     key = as_key(key)
     noise_key, batch_key = jax.random.split(key)
+
+    def conditions_of(index: int) -> Array | None:
+        return mixture.draw_conditions(
+            jax.random.fold_in(batch_key, index), how.chunk_size, proposal
+        )
+
     store = None
     if checkpoint is not None:
-        law = (mixture.blocks, mixture.width, mixture.variance, mixture.frame, mixture.evaluation)
-        store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how))
+        law: tuple = (
+            mixture.blocks,
+            mixture.width,
+            mixture.variance,
+            mixture.frame,
+            mixture.evaluation,
+        )
+        store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how, proposal))
 
     sample = min(how.error_sample, how.chunk_size)
     deviation, tight = float(np.sqrt(mixture.variance)), np.zeros((0, mixture.dimension))
     if sample:
-        z = how.noise_of(noise_key, 0, mixture)[:sample]
+        z, c = how.noise_of(noise_key, 0, mixture)[:sample], conditions_of(0)
+        c = None if c is None else c[:sample]
         first = how.law_of(batch_key, 0, mixture)
-        tight = np.asarray(
-            solve_flow(z, first, schedule, solver=Dopri5(), steps=4 * DEFAULT_STEPS).points
-        )
+        options: Any = dict(clock=CanonicalClock(), solver=Dopri5(), steps=4 * DEFAULT_STEPS)
+        tight = np.asarray(solved(z, first, schedule, c, **options).points)
         if how.tolerance is not None:
             bound = how.tolerance * deviation
-            found = _fewest_steps(z, first, schedule, tight, bound, how)
+            found = _fewest_steps(z, first, schedule, c, tight, bound, how)
             how = replace(how, steps=found, tolerance=None)
 
     program = None
@@ -192,24 +211,29 @@ def generate_pairs(
         part = f"chunk-{index:06d}"
         found = store.read(part) if store else None
         if found is not None:
-            return lambda: _Chunk(found["z"], found["x"], 0)
+            return lambda: _Chunk(found["z"], found.get("c"), found["x"], 0)
         law, z = how.law_of(batch_key, index, mixture), how.noise_of(noise_key, index, mixture)
-        program = solve = program or compiled_flow(z, law, schedule, **how.integration)
+        c = conditions_of(index)
+        program = solve = program or compiled_flow(z, law, schedule, c, **how.integration)
 
         def make() -> _Chunk:
-            flow = solve(z, law)
-            chunk = _Chunk(np.asarray(z), np.asarray(flow.points), int(flow.steps))
+            flow = solve(z, law, c)
+            given = None if c is None else np.asarray(c)
+            chunk = _Chunk(np.asarray(z), given, np.asarray(flow.points), int(flow.steps))
             if store:
-                store.write(part, {"z": chunk.z, "x": chunk.x})
+                arrays = {"z": chunk.z, "c": given, "x": chunk.x}
+                store.write(part, {name: a for name, a in arrays.items() if a is not None})
             return chunk
 
         return make
 
     chunks = _made(job, -(-n // how.chunk_size), progress)
-    z, x, steps_taken = zip(*chunks, strict=True)
-    z, x, taken = np.concatenate(z)[:n], np.concatenate(x)[:n], max(steps_taken)
-
+    taken = max(chunk.steps for chunk in chunks)
+    z, x = (np.concatenate([getattr(chunk, name) for chunk in chunks])[:n] for name in ("z", "x"))
     finite = np.isfinite(x).all(1)
+    c = None
+    if proposal is not None or mixture.condition_dimension:
+        c = jnp.asarray(np.concatenate([np.asarray(chunk.c) for chunk in chunks])[:n][finite])
     if not finite.any():
         raise RuntimeError(
             "generate_pairs: no trajectory stayed finite; see solve_flow for the reason"
@@ -217,7 +241,7 @@ def generate_pairs(
     if not finite.all():
         text = f"{n - finite.sum()} of {n} trajectories did not stay finite and were left out"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    mismatch = _mismatch(x[finite], mixture)
+    mismatch = _mismatch(x[finite], mixture, c)
     if mismatch > MISMATCH + 4 / np.sqrt(finite.sum()):
         warnings.warn(
             f"mean and deviation of the labels differ from the law's by {mismatch:.2f} deviations: the "
@@ -236,14 +260,16 @@ def generate_pairs(
         switched=float(np.mean(error > deviation / 2)) if sample else float("nan"),
         mismatch=mismatch,
     )
-    return Pairs(jnp.asarray(z[finite]), jnp.asarray(x[finite]), mixture.frame, report)
+    z, x = jnp.asarray(z[finite]), jnp.asarray(x[finite])
+    return Pairs(z, x, mixture.frame, c, mixture.condition_frame, report)
 
 
-def _mismatch(x: np.ndarray, mixture: Mixture) -> float:
+def _mismatch(x: np.ndarray, mixture: Law, c: Array | None) -> float:
     """Return by how much mean and deviation of labels differ from the law's, in its deviations."""
+    some = slice(None) if c is None else slice(10_000)  # a pass over the law for each
     deviation = max(float(np.sqrt(np.asarray(mixture.variance, np.float64))), 1e-300)
-    shift = x.mean(0, np.float64) - np.asarray(mean_of(mixture.blocks, jnp), np.float64)
-    spread = np.sqrt(x.var(0, np.float64).mean()) / deviation
+    x = x[some] - np.asarray(mixture.mean(c if c is None else c[some]), np.float64)
+    shift, spread = x.mean(0), np.sqrt(x.var(0).mean()) / deviation
     return float(max(np.sqrt(np.mean(shift**2)) / deviation, abs(spread - 1)))
 
 
@@ -265,13 +291,19 @@ def _distance(x: Array | np.ndarray, tight: np.ndarray) -> np.ndarray:
 
 
 def _fewest_steps(
-    z: Array, law: Mixture, schedule: Schedule, tight: np.ndarray, bound: float, how: Labelling
+    z: Array,
+    law: Law,
+    schedule: Schedule,
+    c: Array | None,
+    tight: np.ndarray,
+    bound: float,
+    how: Labelling,
 ) -> int:
     """Return the fewest steps whose RMS error is within ``bound``; warn where the most do not do."""
     rms = np.inf
     for steps in STEPS:
         options: Any = how.integration | {"steps": steps}
-        x = solve_flow(z, law, schedule, **options).points
+        x = solved(z, law, schedule, c, **options).points
         rms = np.sqrt(np.mean(_distance(x, tight) ** 2))
         if rms <= bound:
             return steps

@@ -15,7 +15,7 @@ from mcscore._validation import at_least
 
 
 class _Network(nn.Module):
-    """``d -> width -> ... -> width -> d``."""
+    """``d -> width -> ... -> width -> d``, and conditions beside the ``d``."""
 
     width: int
     depth: int
@@ -24,8 +24,8 @@ class _Network(nn.Module):
     products: str
 
     @nn.compact
-    def __call__(self, z: Array) -> Array:
-        hidden = z
+    def __call__(self, z: Array, c: Array | None = None) -> Array:
+        hidden = z if c is None else jnp.concatenate([z, c], -1)
         product = _bfloat16_product if self.products == "bfloat16" else jax.lax.dot_general
         for _ in range(self.depth):
             hidden = nn.Dense(self.width, param_dtype=z.dtype, dot_general=product)(hidden)
@@ -84,18 +84,21 @@ class MLP:
         """Return the Flax module."""
         return _Network(self.width, self.depth, self.activation, self.residual, self.products)
 
-    def init(self, key: Array, d: int, dtype: Any = jnp.float32) -> Any:
-        """Return fresh parameters for ``d`` columns."""
-        return _init(self.module(), key, d, jnp.dtype(dtype))
+    def init(self, key: Array, d: int, dtype: Any = jnp.float32, given: int = 0) -> Any:
+        """Return fresh parameters for ``d`` columns and ``given`` conditions."""
+        return _init(self.module(), key, d, jnp.dtype(dtype), given)
 
-    def apply(self, params: Any, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
-        """Return the network's output."""
-        return self.module().apply({"params": params}, z)  # type: ignore[return-value]
+    def apply(
+        self, params: Any, z: Float[Array, "b d"], c: Float[Array, "b k"] | None = None
+    ) -> Float[Array, "b d"]:
+        """Return the network's output, for noise and, if it has any, conditions."""
+        return self.module().apply({"params": params}, z, c)  # type: ignore[return-value]
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3))  # one program instead of one per operation
-def _init(module: nn.Module, key: Array, d: int, dtype: Any) -> Any:
-    return module.init(key, jnp.zeros((1, d), dtype))["params"]
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))  # one program instead of one per operation
+def _init(module: nn.Module, key: Array, d: int, dtype: Any, given: int) -> Any:
+    c = jnp.zeros((1, given), dtype) if given else None
+    return module.init(key, jnp.zeros((1, d), dtype), c)["params"]
 
 
 PRODUCTS = ("float32", "bfloat16")

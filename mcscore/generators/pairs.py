@@ -35,29 +35,33 @@ class PairsReport(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["z", "x", "frame"],
+    data_fields=["z", "x", "frame", "c", "condition_frame"],
     meta_fields=[],
     drop_fields=["report"],
 )
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Noise ``z`` and labels ``x``, row by row; unpacks as ``z, x = pairs``.
+    """Noise ``z`` and labels ``x``, row by row; unpacks as ``z, x = pairs``, or ``z, c, x``.
 
     Attributes:
         z: Noise (n, d).
         x: Labels (n, d), in the coordinates of ``frame``.
         frame: Map between the user's units and those coordinates.
+        c: Conditions (n, k) of the labels, in the coordinates of ``condition_frame``; None without any.
+        condition_frame: Map between the user's units and those coordinates.
         report: ``PairsReport``; None for pairs made by hand and for whatever a transformation returns.
     """
 
     z: Any
     x: Any
     frame: Any = Identity()
+    c: Any = None
+    condition_frame: Any = Identity()
     report: PairsReport | None = field(default=None, repr=False)
     __repr__ = shapes
 
     def __iter__(self) -> Iterator[Any]:
-        return iter((self.z, self.x))
+        return iter((self.z, self.x) if self.c is None else (self.z, self.c, self.x))
 
     def labels(self) -> Any:
         """Return the labels (n, d) in the user's units, ties restored."""

@@ -24,15 +24,15 @@ from jaxtyping import Array, Float
 from tqdm import trange
 
 from mcscore._validation import as_key, at_least
+from mcscore.flows.fields import Law
 from mcscore.generators.descent import begin, default_optimizer, descend
 from mcscore.generators.generator import Generator
 from mcscore.generators.inversion import log_normal
 from mcscore.generators.pairs import Pairs
 from mcscore.generators.training import recalibrated
 from mcscore.jet import stream
-from mcscore.metrics import effective_sample_size
 from mcscore.jet.sampling import draw
-from mcscore.mixtures.value import Mixture
+from mcscore.metrics import effective_sample_size
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
@@ -69,24 +69,31 @@ class Refinement(NamedTuple):
     kept: bool
 
 
-def agreement(key: Array, generator: Generator, law: Mixture, points: int = 1000) -> Agreement:
+def agreement(key: Array, generator: Generator, law: Law, points: int = 1000) -> Agreement:
     """Compare the generator's density with the law's at ``points`` draws from either."""
     point_key, noise_key = jax.random.split(as_key(key))
-    return _agreement_at(noise_key, generator, law, _points(point_key, law, points))
+    return _agreement_at(noise_key, generator, law, *_points(point_key, law, points))
 
 
-def _points(key: Array, law: Mixture, n: int) -> np.ndarray:
-    """Return draws from the law, ties not restored; through the frame on the host: nothing is compiled."""
-    return law.frame.inverse(np.asarray(draw(key, law.blocks, n)))
+def _points(key: Array, law: Law, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return draws from the law, ties not restored, and their conditions if it has any.
+
+    Through the frame on the host: nothing is compiled.
+    """
+    whole = law.joint
+    x = whole.frame.inverse(np.asarray(draw(key, whole.blocks, n)))
+    return x[:, : law.dimension], x[:, law.dimension :] if law.condition_dimension else None
 
 
-def _agreement_at(key: Array, generator: Generator, law: Mixture, x: np.ndarray) -> Agreement:
-    found = generator.density(x)
+def _agreement_at(
+    key: Array, generator: Generator, law: Law, x: np.ndarray, c: np.ndarray | None
+) -> Agreement:
+    found = generator.density(x, c)
     certified = np.asarray(found.certified)
-    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x)))[certified]
-    samples, log_q = generator.sample_and_log_prob(key, len(x))
+    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_density_of(x, c)))[certified]
+    samples, log_q = generator.sample_and_log_prob(key, len(x), c)
     folded = np.isnan(np.asarray(log_q))
-    log_weights = jnp.where(folded, -jnp.inf, law.log_prob(samples) - log_q)
+    log_weights = jnp.where(folded, -jnp.inf, law.log_density_of(samples, c) - log_q)
     size = jax.jit(effective_sample_size)(log_weights)  # one program, not fourteen
     mean = float(error.mean()) if len(error) else float("nan")
     shares = float(certified.mean()), float(size) / len(x), float(folded.mean())
@@ -96,7 +103,7 @@ def _agreement_at(key: Array, generator: Generator, law: Mixture, x: np.ndarray)
 def refine(
     key: Array,
     generator: Generator,
-    mixture: Mixture,
+    mixture: Law,
     pairs: Pairs,
     *,
     steps: int = 2000,
@@ -139,7 +146,7 @@ def refine(
         )
     point_key, before_key, after_key, step_key = jax.random.split(as_key(key), 4)
     points = _points(point_key, mixture, 2000)
-    before = _agreement_at(before_key, generator, mixture, points)
+    before = _agreement_at(before_key, generator, mixture, *points)
 
     rounds = -(-steps // TOGETHER)
     total = rounds * TOGETHER
@@ -148,28 +155,30 @@ def refine(
     batch = min(batch_size, len(pairs.z))
     for k in trange(rounds, desc="refining", disable=not progress, leave=False):
         state, averaged = _steps(
-            state, jax.random.fold_in(step_key, k), tuple(pairs), mixture, generator.network,
-            optimizer, batch,
+            state, jax.random.fold_in(step_key, k), (pairs.z, pairs.c, pairs.x), mixture,
+            replace(generator, params=None, encoder=None), optimizer, batch,
         )  # fmt: skip
     refined = recalibrated(replace(generator, params=averaged), pairs)
-    after = _agreement_at(after_key, refined, mixture, points)
+    after = _agreement_at(after_key, refined, mixture, *points)
     errors = np.nan_to_num([before.error, after.error], nan=np.inf)  # NaN: no point is certified
     kept = bool(errors[1] < errors[0] and after.certified >= before.certified - 0.002)
     return (refined if kept else generator), Refinement(before, after, kept)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _steps(state, key, pairs, law, network, optimizer, batch):
+@partial(jax.jit, static_argnums=(5, 6))
+def _steps(state, key, pairs, law, generator, optimizer, batch):
     """Return the state after ``TOGETHER`` steps, and the averaged weights."""
-    z, x = pairs
+    z, c, x = pairs
 
     def loss(params, noise_key, index):
         noise = jax.random.normal(noise_key, (batch, z.shape[1]), z.dtype)
-        y, slopes = _jacobian(partial(network.apply, params), noise)
+        given = None if c is None else c[index]
+        y, slopes = _jacobian(lambda z: generator.coordinates(z, given, params), noise)
         sign, log_det = jnp.linalg.slogdet(slopes)
-        difference = log_normal(noise) - log_det - _log_density(y, law)
+        log_p = _log_density(law.queries(y, given), law) - law.log_evidence(given)
+        difference = log_normal(noise) - log_det - log_p
         difference = jnp.where(sign > 0, difference, 0)  # folds are left to the squares
-        squares = jnp.mean((network.apply(params, z[index]) - x[index]) ** 2)
+        squares = jnp.mean((generator.coordinates(z[index], given, params) - x[index]) ** 2)
         return jnp.mean(optax.huber_loss(difference, delta=HUBER)) + SQUARES * squares
 
     def step(carry, step_key):
@@ -190,15 +199,18 @@ def _jacobian(function: Callable, z: Float[Array, "b d"]) -> tuple[Array, Float[
 
 
 @jax.custom_vjp
-def _log_density(y: Array, law: Mixture) -> Array:
-    """Return ``log p(y)``, whose gradient is the score that the same pass over the rows gives."""
+def _log_density(y: Array, law: Law) -> Array:
+    """Return ``log p(y)``, whose gradient is the score that the same pass over the rows gives.
+
+    Not with respect to conditions, which stand behind the points.
+    """
     return _log_density_and_score(y, law)[0]
 
 
-def _log_density_and_score(y: Array, law: Mixture) -> tuple[Array, Array]:
+def _log_density_and_score(y: Array, law: Law) -> tuple[Array, Array]:
     quick = replace(law.evaluation, careful=False)
     jet = stream(y, 1.0, 0.0, law.blocks, evaluation=quick)
-    return jet.log_p, jet.field
+    return jet.log_p, jnp.pad(jet.field, ((0, 0), (0, law.condition_dimension)))
 
 
 _log_density.defvjp(

@@ -24,9 +24,10 @@ from tqdm import trange
 from mcscore._arrays import shapes
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.generators.descent import State, begin, default_optimizer, descend
-from mcscore.generators.generator import Generator
+from mcscore.generators.generator import Generator, Given
 from mcscore.generators.networks import MLP
 from mcscore.generators.pairs import Pairs
+from mcscore.jet.dense import product
 from mcscore.storage import Checkpoint, fingerprint
 
 
@@ -128,7 +129,10 @@ def train(
     ((200, 2), 2)
     """
     of_type(Pairs, "Pairs(z, x)", pairs=pairs)
-    z, x = (jnp.asarray(part) for part in pairs)
+    z, x = (jnp.asarray(part) for part in (pairs.z, pairs.x))
+    c = None if pairs.c is None else jnp.asarray(pairs.c)
+    if c is not None and (c.ndim != 2 or len(c) != len(z)):
+        raise ValueError(f"pairs: expected conditions (n, k) for {len(z)} pairs, got {c.shape}")
     if not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"pairs: expected floating-point numbers, got {z.dtype}")
     if z.ndim != 2 or z.shape != x.shape or len(z) < 2:
@@ -141,28 +145,50 @@ def train(
         network, optimizer, epochs, batch_size, validation, patience, ema, encoder, recalibrate
     )
     split_key, decoder_key, encoder_key = jax.random.split(as_key(key), 3)
-    data, held_out = _divided(split_key, z, x, options.held(len(z)))
+    given = None
+    if c is not None:
+        given = Given(pairs.condition_frame, *_regressed(c, x))
+        x = given.told_apart(x, c)
+    pairs_left = (z, x) if c is None else (z, c, x)
+    data, held_out = _divided(split_key, pairs_left, options.held(len(z)))
     problems = [_posed(decoder_key, data, held_out, "training", options)]
     if encoder:
-        turned = held_out and held_out[::-1]
-        problems.append(_posed(encoder_key, data[::-1], turned, "encoder", options))
+        turned = held_out and _turned(held_out)
+        problems.append(_posed(encoder_key, _turned(data), turned, "encoder", options))
     (params, history), *inverse = _solved(problems, checkpoint, progress)
-    generator = Generator(params, pairs.frame, network)
+    generator = Generator(params, pairs.frame, network, given=given)
     generator = recalibrated(generator, pairs) if recalibrate else generator
     if not encoder:
         return generator, history
     return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
 
 
-_Regression = tuple[Array, Array]  # inputs and targets, row by row
+_Regression = tuple[Array, ...]  # inputs, conditions if there are any, and targets, row by row
 
 
-@partial(jax.jit, static_argnums=3)
-def _divided(key: Array, z: Array, x: Array, held: int) -> tuple[_Regression, _Regression | None]:
+def _turned(data: _Regression) -> _Regression:
+    """Return the regression of inputs on targets."""
+    return data[-1], *data[1:-1], data[0]
+
+
+@jax.jit
+def _regressed(c: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Return what labels are by conditions: slope (k, d), a root of what is left, and its inverse."""
+    c, x = c - c.mean(0)[None], x - x.mean(0)[None]
+    ridge = 1e-3 * len(c) * jnp.eye(c.shape[1], dtype=c.dtype)
+    slope = jnp.linalg.solve(product(c.T, c) + ridge, product(c.T, x))
+    left = x - product(c, slope)
+    values, vectors = jnp.linalg.eigh(product(left.T, left) / len(left))
+    root = jnp.sqrt(jnp.maximum(values, 1e-8 * values.max()))[None]
+    return slope, product(vectors * root, vectors.T), product(vectors / root, vectors.T)
+
+
+@partial(jax.jit, static_argnums=2)
+def _divided(key: Array, pairs: _Regression, held: int) -> tuple[_Regression, _Regression | None]:
     """Return the pairs to train on and those held out, if any, in random order."""
-    order = jax.random.permutation(key, len(z))
-    z, x = z[order], x[order]
-    return (z[held:], x[held:]), (z[:held], x[:held]) if held else None
+    order = jax.random.permutation(key, len(pairs[0]))
+    whole = tuple(part[order] for part in pairs)
+    return tuple(a[held:] for a in whole), tuple(a[:held] for a in whole) if held else None
 
 
 def recalibrated(generator: Generator, pairs: Pairs) -> Generator:
@@ -172,13 +198,17 @@ def recalibrated(generator: Generator, pairs: Pairs) -> Generator:
     of the network's coordinates under which its points for the pairs' noise have the moments of the
     pairs' labels, in which the noise of both cancels.
     """
-    y = np.asarray(_outputs(generator.params, jnp.asarray(pairs.z), generator.network))
+    y = np.asarray(_outputs(generator, pairs.z, pairs.c))
     return replace(generator, frame=pairs.frame.recalibrated(y, np.asarray(pairs.x)))
 
 
-@partial(jax.jit, static_argnums=2)
-def _outputs(params: Any, z: Array, network: MLP) -> Array:
-    return jax.lax.map(lambda row: network.apply(params, row[None])[0], z, batch_size=10_000)
+@jax.jit
+def _outputs(generator: Generator, z: Array, c: Array | None) -> Array:
+    def one(row: tuple[Array, Array | None]) -> Array:
+        z, c = row
+        return generator.coordinates(z[None], None if c is None else c[None])[0]
+
+    return jax.lax.map(one, (z, c), batch_size=10_000)
 
 
 class _Problem(NamedTuple):
@@ -213,7 +243,9 @@ def _posed(
     batch = min(options.batch_size or rows, rows)
     epochs = options.epochs or min(300, -(-DEFAULT_STEPS[name] // (rows // batch)))
     optimizer = options.optimizer or default_optimizer(epochs * (rows // batch))
-    state = begin(network.init(init_key, data[0].shape[1], data[0].dtype), optimizer, options.ema)
+    given = sum(part.shape[1] for part in data[1:-1])
+    params = network.init(init_key, data[0].shape[1], data[0].dtype, given)
+    state = begin(params, optimizer, options.ema)
     program = _epoch.lower(state, epoch_key, data, held_out, network, optimizer, batch, options.ema)
     patience = options.patience or -(-epochs // 5)
     return _Problem(
@@ -296,19 +328,19 @@ def _epoch(state, key, data, held_out, network, optimizer, batch, ema):
 
     Without pairs held out the second loss is the first one again.
     """
-    z, x = data
 
-    def loss(params, z, x):
-        return jnp.mean((network.apply(params, z) - x) ** 2)
+    def loss(params, *rows):
+        *inputs, targets = rows
+        return jnp.mean((network.apply(params, *inputs) - targets) ** 2)
 
     def step(carry, index):
         state, _ = carry
-        rows = (z, x) if batch == len(z) else (z[index], x[index])
+        rows = data if batch == len(data[0]) else tuple(part[index] for part in data)
         value, gradient = jax.value_and_grad(loss)(state.params, *rows)
         return descend(state, gradient, optimizer, ema), value
 
-    steps = len(z) // batch
-    order = jax.random.permutation(key, len(z))[: steps * batch].reshape(steps, batch)
+    steps = len(data[0]) // batch
+    order = jax.random.permutation(key, len(data[0]))[: steps * batch].reshape(steps, batch)
     (state, averaged), values = jax.lax.scan(step, (state, state.params), order)
     judged = values.mean() if held_out is None else loss(averaged, *held_out)
     return state, averaged, values.mean(), judged

@@ -4,6 +4,7 @@ from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.conditioning import conditional, divided, marginal
 from mcscore.jet.readings import Coefficients, Denoiser, Jet, Reading, Score, Velocity, merge
+from mcscore.jet.sampling import draw
 from mcscore.jet.streaming import log_density, stream
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Velocity",
     "conditional",
     "divided",
+    "draw",
     "log_density",
     "marginal",
     "merge",

@@ -29,8 +29,8 @@ class Blocks:
 
     With ``given`` columns the law is one of the others, every query with its own values ``c`` of those (see
     ``conditioning.divided``): a query is ``(x_t, c)``, ``c`` neither scaled nor noisy, a density is that of
-    ``(x_t, c)``, and fields are of ``x_t``. A basis is then any matrix whose lower left part carries what a row of
-    the block says of ``x`` given ``c``; along the given columns variances are 1.
+    ``(x_t, c)``, and fields are of ``x_t``. A basis is then any matrix whose lower left part carries what a
+    row of the block says of ``x`` given ``c``; along the given columns variances are 1.
 
     Attributes:
         rows: ``m - c`` in the block's basis (k, r, d), zero where padded.

@@ -52,10 +52,10 @@ def conditional(
 
 
 def divided(blocks: Blocks, onto: Float[Array, "d a"], given: Float[Array, "d b"]) -> Blocks:
-    """Return the joint law of ``(y @ onto, y @ given)`` as one whose last columns are every query's condition.
+    """Return the joint law of ``(y @ onto, y @ given)`` whose last columns are conditions.
 
-    In a block with ``u = c - c_b``, the kernel's rows in the condition's own unit, ``R^-T u``, weigh by how near
-    they are; and ``x`` moves by ``C_ab C_bb^-1 u``, of which the basis has the negative.
+    In a block with ``u = c - c_b``, the kernel's rows in the condition's own unit, ``R^-T u``, weigh by how
+    near they are; and ``x`` moves by ``C_ab C_bb^-1 u``, of which the basis has the negative.
     """
     roots = jnp.sqrt(blocks.variances)[..., None]
     towards, along = _turned(blocks, onto), _turned(blocks, given)
@@ -139,7 +139,7 @@ def _laid_out(rows: Array, log_weights: Array, centers: Array, onto: Array, root
     """Return blocks of ``rows`` (k, r, a) about ``centers @ onto``, with covariances ``roots^T roots``."""
     bases, scales, _ = jnp.linalg.svd(jnp.swapaxes(roots, 1, 2), full_matrices=False)
     known = jnp.isfinite(log_weights)[..., None]
-    share = jax.nn.softmax(log_weights, 1)
+    share = jax.nn.softmax(jnp.where(known[..., 0].any(1, keepdims=True), log_weights, 0), 1)
     middle = _product("kr,kra->ka", share, rows)
     rows = jnp.where(known, _product("kra,kae->kre", rows - middle[:, None], bases), 0)
     centers = _product("kd,da->ka", centers, onto) + middle

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mcscore.jet.blocks import Blocks
+from mcscore.jet.streaming import over_tiles
+
+TILE = 2048  # conditions looked at together
 
 
 @partial(jax.jit, static_argnums=2)
@@ -26,6 +29,60 @@ def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
 
         y = jax.lax.map(rotate, (y, block), batch_size=4096)  # a basis per draw: not all at once
     return y + blocks.centers[block]
+
+
+def draw_given(
+    key: Array, blocks: Blocks, conditions: Float[Array, "b k"], n: int
+) -> Float[Array, "n d"]:
+    """Return ``n`` draws of a law with ``given`` columns: for one condition, or one per draw.
+
+    One pass over the rows for each condition, in tiles: first the block, by its mass, then the row.
+    """
+    d, c = blocks.diffused, conditions
+    log_masses = _masses(blocks, c)
+    block_key, row_key, noise_key = jax.random.split(key, 3)
+    block = jax.random.categorical(block_key, log_masses, shape=(n,))
+
+    def row_of(given: tuple[Array, Array, Array]) -> Array:
+        c, block, key = given
+        return jax.random.categorical(
+            key, _logits(jax.tree.map(lambda a: a[block], blocks), c[None])[:, 0]
+        )
+
+    each = jnp.broadcast_to(c, (n, c.shape[1]))
+    keys = jax.random.split(row_key, n)
+    row = jax.lax.map(row_of, (each, block, keys), batch_size=256)
+    z = jax.random.normal(noise_key, (n, d), c.dtype)
+
+    def place(given: tuple[Array, Array, Array, Array]) -> Array:
+        c, block, row, z = given
+        basis, center = blocks.bases[block], blocks.centers[block]
+        told = jnp.matmul(c - center[d:], basis[d:, :d], precision="highest")
+        y = blocks.rows[block, row, :d] + jnp.sqrt(blocks.variances[block, :d]) * z - told
+        return center[:d] + jnp.matmul(basis[:d, :d], y, precision="highest")
+
+    return jax.lax.map(place, (each, block, row, z), batch_size=4096)
+
+
+def _logits(block: Blocks, c: Float[Array, "b k"]) -> Float[Array, "r b"]:
+    """Return the log weights of a block's rows given conditions."""
+    d = block.diffused
+    seen = jnp.matmul(c - block.centers[d:], block.bases[d:, d:], precision="highest")
+    rows = block.rows[:, d:]
+    logits = jnp.matmul(rows, seen.T, precision="highest") - jnp.sum(rows**2, 1)[:, None] / 2
+    return block.log_weights[:, None] + logits - jnp.sum(seen**2, 1)[None] / 2
+
+
+def _masses(blocks: Blocks, c: Float[Array, "b k"]) -> Float[Array, "b n"]:
+    """Return the log mass of every block given conditions."""
+
+    def tile(c: tuple[Array]) -> Array:
+        def step(_: None, block: Blocks) -> tuple[None, Array]:
+            return None, jax.nn.logsumexp(_logits(block, c[0]), 0)
+
+        return jax.lax.scan(step, None, blocks)[1].T
+
+    return over_tiles(tile, (c,), TILE)
 
 
 def pick_rows(key: Array, log_weights: Float[Array, "k r"], n: int) -> tuple[Array, Array]:

@@ -1,4 +1,6 @@
 from .building import mixture as mixture
+from .conditional import ConditionalMixture as ConditionalMixture
+from .conditional import Support as Support
 from .kernels import (
     Choice as Choice,
 )
@@ -22,6 +24,5 @@ from .kernels import (
 )
 from .report import Report as Report
 from .report import Trial as Trial
-from .sampling import draw as draw
 from .selection import Auto as Auto
 from .value import Mixture as Mixture

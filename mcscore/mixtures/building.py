@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import on_device
+from mcscore._numbers import column_numbers
 from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.frames import (
     Frame,
@@ -21,6 +22,7 @@ from mcscore.frames import (
     told,
 )
 from mcscore.jet import Blocks, Evaluation
+from mcscore.mixtures.conditional import conditional_on_last
 from mcscore.mixtures.kernels import Dirac, Kernel
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
@@ -30,6 +32,7 @@ from mcscore.mixtures.value import BLOCK_ROWS, Mixture
 def mixture(
     x: Any,
     *,
+    condition: Any = None,
     kernel: Kernel = Dirac(),
     weights: Any = None,
     groups: Any = None,
@@ -39,8 +42,10 @@ def mixture(
     key: Array | None = None,
     block_rows: int = BLOCK_ROWS,
     evaluation: Evaluation | None = None,
-) -> Mixture:
-    """Return the law of the rows of ``x``: one Gaussian (or point) per row.
+) -> Any:
+    """Return the law of the rows of ``x``, a `Mixture`: one Gaussian (or point) per row.
+
+    With a ``condition`` it is the law of ``x`` given that, a `ConditionalMixture`.
 
     Equal rows are merged into weights; columns that are not continuous have their ties spread, and draws
     go back to their values. Host code, in float64; the result has the precision of ``x`` (float32 unless
@@ -48,6 +53,10 @@ def mixture(
 
     Args:
         x: Data, (n, d), anything NumPy can view as a table of finite numbers.
+        condition: Columns (n, k) on which the law of ``x`` is to depend: a table, or names of columns of
+            ``x`` that are taken out of it. ``Auto()`` then chooses by the held-out likelihood of ``x`` given
+            these, with a bandwidth of their own. In ``bounds`` and ``periodic`` their numbers follow those
+            of ``x``.
         kernel: Which Gaussian each row carries.
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
         groups: A label per row, (n,), of rows that belong together (one patient's, one chain's): they are
@@ -75,7 +84,7 @@ def mixture(
     >>> law.dimension, law.blocks.rows.shape
     (3, (1, 3, 3))
     """
-    table = Table.of(x, weights)
+    table, given = joined(x, condition, weights)
     at_least(1, block_rows=block_rows)
     evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
     check_law(kernel, frame)
@@ -95,6 +104,7 @@ def mixture(
     asked = [frame.spreads_ties for frame in frames]
     spread = any(kernel.spreads_ties if spreads is None else spreads for spreads in asked)
     tables = placed(spread_key, values, weights, spread=spread, ends=ends, circles=circles)
+    tables = [way._replace(given=given) for way in tables]
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
     chosen = kernel.choose(kernel_key, tables, frames, block_rows)
@@ -118,7 +128,36 @@ def mixture(
     width, variance = moments(chosen.blocks)
     _check_resolution(table.dtype, chosen.kernel, chosen.blocks, float(width), float(variance))
     blocks, width, variance = on_device((chosen.blocks, width, variance), table.dtype)
-    return Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
+    law = Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
+    return conditional_on_last(law, given) if given else law
+
+
+def joined(x: Any, condition: Any, weights: Any = None) -> tuple[Table, int]:
+    """Return the table of ``x`` with the condition's columns behind, and how many these are.
+
+    Raises:
+        ValueError: As ``Table.of``; if ``condition`` has not a row for each of ``x``, or names no columns of
+            it.
+    """
+    table = Table.of(x, weights)
+    if condition is None or isinstance(condition, int):
+        return table, condition or 0  # so many of the last columns
+    if isinstance(condition, str) or (
+        isinstance(condition, Sequence) and condition and isinstance(condition[0], str)
+    ):
+        names = [condition] if isinstance(condition, str) else list(condition)
+        last = column_numbers(names, table.values.shape[1], table.columns)
+        first = [j for j in range(table.values.shape[1]) if j not in last]
+        if not first:
+            raise ValueError("condition: expected fewer than all columns of x, to leave some")
+        return table.of_columns([*first, *last]), len(last)
+    one = np.ndim(condition) == 1
+    given = Table.of(np.asarray(condition)[:, None] if one else condition, name="condition")
+    if len(given) != len(table.kept):
+        raise ValueError(
+            f"condition: expected a row for each of {len(table.kept)} of x, got {len(given)}"
+        )
+    return table.beside(given), given.values.shape[1]
 
 
 def _check_resolution(

@@ -281,8 +281,8 @@ def _maximized(sums: Array, model: Components) -> Components:
         factor = jnp.linalg.cholesky(covariance + FLOOR * eye)
         return jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
 
-    # One by one: over a batch jaxlib's LAPACK calls share a pool of threads, in which two programs side by side
-    # can wait for each other for ever (jaxlib 0.10.2, from about 8 matrices of 43 columns on).
+    # One by one: over a batch jaxlib's LAPACK calls share a pool of threads, in which two programs side by
+    # side can wait for each other for ever (jaxlib 0.10.2, from about 8 matrices of 43 columns on).
     inverses = jax.lax.map(inverse_root, covariances)
     well = (mass > 0) & jnp.isfinite(inverses).all((1, 2))
     return Components(

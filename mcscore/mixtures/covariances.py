@@ -101,10 +101,17 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     return Clusters(members, means, covariances, shrunk, *numbers, root, len(partitions))
 
 
-def _shapes(clusters: Clusters, h: float, preserve: bool) -> _Shapes:
+def stretched(along: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the matrix (d, d) by which ``y @ along`` becomes ``ratio`` times itself; the rest stays."""
+    return np.eye(len(along)) + (ratio - 1) * along @ np.linalg.pinv(along)
+
+
+def _shapes(clusters: Clusters, h: float, preserve: bool, stretch: np.ndarray | None) -> _Shapes:
     """Return the shapes of all clusters' kernels of bandwidth ``h``."""
     root, covariances = clusters.root, clusters.covariances
     kernels, d = h**2 * clusters.shrunk, len(root)
+    if stretch is not None:
+        kernels = stretch.T @ kernels @ stretch
     if preserve:  # enough rows to trust: never wider than the cluster itself
         trusted = clusters.effective >= 5 * d
         kernels[trusted] = _narrower(kernels[trusted], covariances[trusted])
@@ -186,14 +193,15 @@ def clustered_blocks(
     rows: int,
     preserve: bool = True,
     most_rows: int | None = None,
+    stretch: np.ndarray | None = None,
 ) -> Blocks:
     """Return the clusters of every partition, cut into equal blocks so that little is padded.
 
     Given ``most_rows``, every cluster keeps at most as many of its rows as the others, drawn at random:
     as many as tell under the kernel (see ``_enough``; the median cluster decides), and no more than
-    ``most_rows`` in all. Its kernel's shape comes from all of them.
+    ``most_rows`` in all. Its kernel's shape comes from all of them. Kernels are multiplied by ``stretch``.
     """
-    shapes, kept = _shapes(clusters, h, preserve), clusters.members
+    shapes, kept = _shapes(clusters, h, preserve, stretch), clusters.members
     if most_rows is not None:
         turn = host_generator(key).permutation(len(x))
         most = equal_share(np.array([len(index) for index in kept]), most_rows)

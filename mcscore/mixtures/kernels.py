@@ -23,7 +23,7 @@ and whatever is left open, ``lay_out`` arranges the rows for the streaming evalu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -35,7 +35,13 @@ from mcscore.frames import Frame, FrameKind, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import calibrated
 from mcscore.mixtures.clustering import clusterings
-from mcscore.mixtures.covariances import clustered_blocks, pull, relative, shrunk_clusters
+from mcscore.mixtures.covariances import (
+    clustered_blocks,
+    pull,
+    relative,
+    shrunk_clusters,
+    stretched,
+)
 from mcscore.mixtures.layout import balanced_blocks
 
 MOST_ROWS = 1_000_000  # rows stored at most
@@ -96,7 +102,7 @@ class Kernel:
         table = tables[kernel.placing(tables)]
         frame = frames[0].with_breaks(table.breaks)
         fitted = frame.fit(table.x, table.weights)
-        blocks = kernel.lay_out(key, table._replace(x=fitted.forward(table.x)), rows)
+        blocks = kernel.lay_out(key, table.within(fitted), rows)
         made = calibrated(frame, fitted, blocks, table.x, table.weights)
         return Choice(table, frame, kernel, made, blocks, {})
 
@@ -187,7 +193,7 @@ class Whitened(Kernel):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Local(Kernel):
     """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.
 
@@ -204,6 +210,7 @@ class Local(Kernel):
             own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
             that much less to evaluate, for a little likelihood. So it does where a wide kernel blurs
             the rows: as many are kept as give a Gaussian cluster's law within about 0.002 nats.
+        condition_h: The share along columns that are conditions; by default ``h``.
 
     >>> Local(0.5, clusters=10)
     Local(h=0.5, clusters=10, partitions=4, most_rows=1000000)
@@ -214,6 +221,13 @@ class Local(Kernel):
     clusters: Number = field(default=None, metadata={"static": True})
     partitions: int = field(default=4, metadata={"static": True})
     most_rows: int = field(default=MOST_ROWS, metadata={"static": True})
+    condition_h: Number = None
+
+    def __repr__(self) -> str:
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.condition_h is None:
+            del named["condition_h"]
+        return f"Local({', '.join(f'{name}={value!r}' for name, value in named.items())})"
 
     def placing(self, tables: Sequence[Placed]) -> int:
         """Return the last if its strata are no more than the clusters."""
@@ -238,8 +252,12 @@ class Local(Kernel):
         jobs = ((x, weights, self.clusters, key, table.strata) for key in keys)
         labels = [found.labels for found in clusterings(jobs)]
         clusters = shrunk_clusters(x, weights, labels)
+        stretch = None
+        if self.condition_h is not None and table.along is not None:
+            _check_bandwidth(self.condition_h)
+            stretch = stretched(table.along, self.condition_h / self.h)
         return clustered_blocks(
-            thinning, x, weights, clusters, self.h, rows, most_rows=self.most_rows
+            thinning, x, weights, clusters, self.h, rows, most_rows=self.most_rows, stretch=stretch
         )
 
 

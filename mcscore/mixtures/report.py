@@ -11,13 +11,17 @@ from mcscore._printing import text_table
 
 
 class Trial(NamedTuple):
-    """One point of the curve: held-out log-likelihood per row, in nats and the user's units."""
+    """One point of the curve: held-out log-likelihood per row, in nats and the user's units.
+
+    Of ``x`` given the condition, where there is one; ``condition_h`` is None where it is ``h``.
+    """
 
     frame: str
     clusters: int
     partitions: int
     h: float
     log_likelihood: float
+    condition_h: float | None = None
 
 
 @dataclass(frozen=True)

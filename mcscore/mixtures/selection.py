@@ -22,12 +22,13 @@ from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
 from mcscore.mixtures.calibration import SMALL, calibrated
 from mcscore.mixtures.clustering import FITTING_ROWS
-from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
+from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters, stretched
 from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
 from mcscore.mixtures.report import Trial
 from mcscore.mixtures.splits import Split, cluster
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
@@ -116,19 +117,43 @@ class _Search:
         partitions: int,
         grid: Sequence[float],
         start: float | None = None,
+        ratio: float | None = None,
     ) -> Trial:
         """Return the best trial over ``grid``, climbing from ``start``, by default Scott's."""
         cluster(splits, [number], partitions)
         rows, d = splits[0].x.shape
         start = scott(rows / number, d) if start is None else start
-        frame = type(splits[0].frame).__name__
 
         def trial(h: float) -> Trial:
-            score = np.mean([split.score(number, partitions, h) for split in splits])
-            self.curve.append(Trial(frame, number, partitions, h, float(score)))
-            return self.curve[-1]
+            return self.trial(splits, number, partitions, h, ratio)
 
         return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
+
+    def trial(
+        self, splits: list[Split], number: int, partitions: int, h: float, ratio: float | None
+    ) -> Trial:
+        """Return the trial of a law, kept in the curve."""
+        frame = type(splits[0].frame).__name__
+        score = np.mean([split.score(number, partitions, h, ratio) for split in splits])
+        apart = None if ratio is None else ratio * h
+        self.curve.append(Trial(frame, number, partitions, h, float(score), apart))
+        return self.curve[-1]
+
+    def condition(self, splits: list[Split], best: Trial) -> Trial:
+        """Return the best trial with a bandwidth of their own along conditions, and ``h`` again beside it."""
+        if not splits[0].given or (best.clusters == best.partitions == 1 and best.h == 1):
+            return best
+        number, partitions = best.clusters, best.partitions
+
+        def trial(ratio: float) -> Trial:
+            return self.trial(splits, number, partitions, best.h, ratio)
+
+        first = _climb(trial, RATIOS, 1.0)
+        assert first.condition_h is not None
+        ratio = first.condition_h / best.h
+        if ratio == 1:
+            return best
+        return self.bandwidth(splits, number, partitions, BANDWIDTHS, best.h, ratio)
 
     def frame(self, by_frame: list[list[Split]], number: int) -> int:
         """Return the number of the best frame, given splits in each."""
@@ -240,22 +265,29 @@ def choose(
     table, frame = chosen[0], splits[0].frame
     x = table.x
     winner = search.partitions(splits, n, search.clusters(splits, n, guess))
+    winner = search.condition(splits, winner)
 
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
-    kernel = Local(h, winner.clusters, winner.partitions, auto.most_rows)
+    ratio = None if winner.condition_h is None else winner.condition_h / winner.h
+    apart = None if ratio is None else ratio * h
+    kernel = Local(h, winner.clusters, winner.partitions, auto.most_rows, apart)
     fitted = frame.fit(x, weights)
-    y = fitted.forward(x)
+    whole = table.within(fitted)
     if len(splits[0].x) < FITTING_ROWS:
-        law = kernel.lay_out(layout_key, table._replace(x=y), rows)
+        law = kernel.lay_out(layout_key, whole, rows)
     else:
         found = splits[0].found[winner.clusters][: winner.partitions]
         seen = splits[0].fitted.forward(x)
         labels = [clustering.assign(seen, table.strata) for clustering in found]
-        clusters = shrunk_clusters(y, weights, labels)
-        law = clustered_blocks(layout_key, y, weights, clusters, h, rows, most_rows=auto.most_rows)
+        clusters = shrunk_clusters(whole.x, weights, labels)
+        stretch = None if ratio is None or whole.along is None else stretched(whole.along, ratio)
+        law = clustered_blocks(
+            layout_key, whole.x, weights, clusters, h, rows,
+            most_rows=auto.most_rows, stretch=stretch,
+        )  # fmt: skip
     likelihoods, shares = [], []
     for split in splits:
-        trained = split.law(winner.clusters, winner.partitions, h)
+        trained = split.law(winner.clusters, winner.partitions, h, ratio)
         apart = calibrated(frame, split.fitted, trained, split.training, split.weights)
         likelihoods.append(split.log_likelihood(apart, trained))
         shares.append(split.memorization(apart, trained))

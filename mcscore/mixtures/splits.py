@@ -13,10 +13,15 @@ from jaxtyping import Array
 from mcscore._arrays import on_device
 from mcscore.frames import FrameKind, Placed
 from mcscore.jet import Blocks, Evaluation, log_density
+from mcscore.jet.sampling import draw
 from mcscore.metrics import memorization
 from mcscore.mixtures.clustering import Clustering, Job, clusterings
-from mcscore.mixtures.covariances import Clusters, clustered_blocks, shrunk_clusters
-from mcscore.jet.sampling import draw
+from mcscore.mixtures.covariances import (
+    Clusters,
+    clustered_blocks,
+    shrunk_clusters,
+    stretched,
+)
 
 JUDGED = 3000  # held-out rows that judge a law, at most; whole groups may be held out
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
@@ -40,7 +45,8 @@ class Split:
         self.training, self.weights, self.strata = known.x, known.weights, known.strata
         self.held, self.share, self.gain = judged.x, judged.weights, judged.gain
         self.fitted = self.frame.fit(self.training, self.weights)
-        self.x = self.fitted.forward(self.training)
+        placed = known.within(self.fitted)
+        self.x, self.given, self.along = placed.x, placed.given, placed.along
         self.most_rows = most_rows
         self.found: dict[int, list[Clustering]] = defaultdict(list)
         self.clusters: dict[tuple[int, int], Clusters] = {}
@@ -50,26 +56,40 @@ class Split:
         key = jax.random.fold_in(jax.random.fold_in(self.key, number), partition)
         return self.x, self.weights, number, key, self.strata
 
-    def law(self, number: int, partitions: int, h: float) -> Blocks:
-        """Return the law of the training part with a ``number`` of clusters per partition."""
+    def law(self, number: int, partitions: int, h: float, ratio: float | None = None) -> Blocks:
+        """Return the law of the training part with a ``number`` of clusters per partition.
+
+        Along conditions the bandwidth is ``ratio * h``.
+        """
         if (number, partitions) not in self.clusters:
             labels = [found.labels for found in self.found[number][:partitions]]
             self.clusters[number, partitions] = shrunk_clusters(self.x, self.weights, labels)
         clusters = self.clusters[number, partitions]
+        stretch = None
+        if ratio is not None and self.along is not None:
+            stretch = stretched(self.along, ratio)
         laid = clustered_blocks(
-            self.thinning, self.x, self.weights, clusters, h, 1024, most_rows=self.most_rows
-        )
+            self.thinning, self.x, self.weights, clusters, h, 1024,
+            most_rows=self.most_rows, stretch=stretch,
+        )  # fmt: skip
         return on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
-    def score(self, number: int, partitions: int, h: float) -> float:
+    def score(self, number: int, partitions: int, h: float, ratio: float | None = None) -> float:
         """Return the mean held-out log-likelihood."""
-        return self.log_likelihood(self.fitted, self.law(number, partitions, h))
+        return self.log_likelihood(self.fitted, self.law(number, partitions, h, ratio))
 
     def log_likelihood(self, frame: Any, law: Blocks) -> float:
-        """Return the mean log-likelihood of the held-out rows, in nats and the user's units."""
-        y = frame.forward(self.held)  # on the host, in float64
-        log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
-        log_p = np.maximum(log_p, -1e4) + frame.log_det(self.held) + self.gain
+        """Return the mean log-likelihood of the held-out rows, in nats and the user's units.
+
+        With conditions, of the other columns given these.
+        """
+        d: int = self.held.shape[1]
+        log_p = _log_likelihoods(frame, law, self.held, self.gain)
+        if self.given:
+            columns = range(d - self.given, d)
+            part, along = frame.part(columns, d)
+            law = on_device(_marginal(jax.tree.map(np.asarray, law), np.asarray(along)))
+            log_p -= _log_likelihoods(part, law, self.held[:, columns], self.gain[:, columns])
         return float(self.share @ log_p)
 
     def memorization(self, frame: Any, law: Blocks) -> float:
@@ -96,6 +116,22 @@ def cluster(
         split.found[number].append(found)
 
 
+def _log_likelihoods(frame: Any, law: Blocks, x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    y = frame.forward(x)  # on the host, in float64
+    log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
+    return np.maximum(log_p, -1e4) + frame.log_det(x) + gain.sum(1)
+
+
+def _marginal(law: Blocks, along: np.ndarray) -> Blocks:
+    """Return ``jet.marginal`` with NumPy, as no program need be compiled for a law's shape."""
+    turned = along[None] if law.bases is None else np.swapaxes(law.bases, 1, 2) @ along
+    variances, bases = np.linalg.eigh(
+        np.swapaxes(turned, 1, 2) @ (law.variances[..., None] * turned)
+    )
+    rows = law.rows @ (turned @ bases)
+    return Blocks(rows, law.log_weights, law.centers @ along, bases, variances)
+
+
 @jax.jit
 def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
     return log_density(y, 1.0, 0.0, blocks, evaluation=Evaluation(careful=False))
@@ -103,9 +139,10 @@ def _log_density(y: jax.Array, blocks: Blocks) -> jax.Array:
 
 def _rounded_up(blocks: Blocks) -> Blocks:
     """Return the same law in shapes of powers of two, so that trials share compiled programs."""
-    rows, log_weights, *others = jax.tree.leaves(blocks)
+    rows, log_weights, centers, bases, variances = jax.tree.leaves(blocks)
     log_weights = _padded(_padded(log_weights, 0, -np.inf), 1, -np.inf)
-    return Blocks(_padded(_padded(rows, 0), 1), log_weights, *(_padded(a, 0) for a in others))
+    centers, bases, variances = (_padded(a, 0) for a in (centers, bases, variances))
+    return Blocks(_padded(_padded(rows, 0), 1), log_weights, centers, bases, variances)
 
 
 def _padded(a: np.ndarray, axis: int, value: float | None = None) -> np.ndarray:

@@ -24,9 +24,9 @@ from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
 from mcscore.frames import Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
-from mcscore.mixtures.layout import moments
-from mcscore.mixtures.report import Report
 from mcscore.jet.sampling import draw, pick_rows
+from mcscore.mixtures.layout import mean_of, moments
+from mcscore.mixtures.report import Report
 
 BLOCK_ROWS = 1024
 FIELDS = ["blocks", "width", "variance", "frame"]
@@ -211,6 +211,53 @@ class Mixture:
         log_p = jnp.stack([law._by_row(_log_prob, place) for place in y])
         return _mean_of_places(log_p + gain)
 
+    def conditions(self, condition: Any, n: int | None = None) -> None:
+        """Raise ``ValueError`` if a condition is given: this law has none (see `ConditionalMixture`)."""
+        if condition is not None:
+            raise ValueError(
+                "condition: this law has none; mcs.mixture(x, condition=c) makes one that has, and "
+                "law.condition(columns, values) fixes some of its own columns"
+            )
+
+    @property
+    def condition_dimension(self) -> int:
+        """Number of columns of the condition: there is none."""
+        return 0
+
+    @property
+    def condition_frame(self) -> Any:
+        """The frame of conditions, of which there are none."""
+        return Identity()
+
+    @property
+    def joint(self) -> Mixture:
+        """The law of all columns: itself."""
+        return self
+
+    def log_density_of(self, x: Any, condition: Any) -> Float[Array, "b"]:
+        """Return ``log_prob(x)``, for a law without condition as for one with."""
+        return self.log_prob(x)
+
+    @property
+    def condition_columns(self) -> None:
+        """The names of the condition's columns, of which there are none."""
+        return None
+
+    def draw_conditions(self, key: Array, n: int, proposal: Any = None) -> None:
+        """Return no conditions."""
+
+    def queries(self, x: Array, conditions: Any) -> Array:
+        """Return the queries of ``blocks`` for points in their coordinates: as they are."""
+        return x
+
+    def mean(self, conditions: Any = None) -> Float[Array, "1 d"]:
+        """Return the law's mean, in the coordinates of ``blocks``."""
+        return mean_of(self.blocks, jnp)[None]
+
+    def log_evidence(self, conditions: Any) -> float:
+        """Return the log density of conditions, of which there are none."""
+        return 0.0
+
     def require_width(self, what: str) -> None:
         """Raise ``ValueError`` if the law is known to be a sum of point masses."""
         if is_zero(self.width):
@@ -265,6 +312,10 @@ class Mixture:
         self.require_width("effective_sample_size")
         return self._by_row(_effective_sample_size, x)
 
+    def weights_shared(self, y: Array, log_p: Array) -> Array:
+        """Return ``effective_sample_size`` at coordinates ``y`` (b, d) of density ``log_p``."""
+        return jnp.exp(2 * log_p - _log_squares(y, self))
+
     def summary(self) -> Report | None:
         """Return ``report``, by which name it is to be asked for."""
         warnings.warn("summary(): use the attribute report", DeprecationWarning, stacklevel=2)
@@ -303,16 +354,20 @@ def _mean_of_places(log_p: Array) -> Array:
 
 @jax.jit
 def _effective_sample_size(x: Array, law: Mixture) -> Array:
-    blocks, y = law.blocks, law.frame.forward(x)
+    y, quick = law.frame.forward(x), replace(law.evaluation, careful=False)
+    log_p = log_density(y, 1.0, 0.0, law.blocks, evaluation=quick)
+    return law.weights_shared(y, log_p)
+
+
+def _log_squares(y: Array, law: Mixture) -> Array:
+    """Return the log of the sum of the components' squares."""
+    blocks = law.blocks
     log_volume = jnp.sum(jnp.log(4 * jnp.pi * blocks.variances), 1, keepdims=True) / 2
     squared = replace(
         blocks, log_weights=2 * blocks.log_weights - log_volume, variances=blocks.variances / 2
     )
     quick = replace(law.evaluation, careful=False)
-    log_p, log_squares = (
-        log_density(y, 1.0, 0.0, part, evaluation=quick) for part in (blocks, squared)
-    )
-    return jnp.exp(2 * log_p - log_squares)
+    return log_density(y, 1.0, 0.0, squared, evaluation=quick)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -175,11 +175,11 @@ def test_equal_arguments_never_recompile():
     x = jnp.asarray(table(20, 2))
     law = mcs.mixture(table(20, 2), kernel=mcs.Isotropic(0.1))
     mcs.score(x, 0.1, law, mcs.Linear())
-    before = fields._evaluate._cache_size()
+    before = fields.at_times._cache_size()
     for t, eps, h in ((0.2, 0.01, 0.1), (0.3, 0.02, 0.1), (0.4, 0.01, 0.2)):
         law = mcs.mixture(table(20, 2), kernel=mcs.Isotropic(h))
         mcs.score(x, t, law, mcs.Linear(eps=eps))
-    assert fields._evaluate._cache_size() == before
+    assert fields.at_times._cache_size() == before
 
 
 def test_bad_shapes_are_named():

@@ -202,7 +202,7 @@ def test_few_rows_are_not_calibrated():
 def test_draws_end_though_the_power_law_does_not(key):
     x = np.random.default_rng(0).standard_cauchy((2000, 2))
     law = mcs.mixture(x, kernel=mcs.Isotropic(0.3), frame=mcs.Gaussianize())
-    y = mcs.mixtures.draw(key, law.blocks, 200_000)
+    y = mcs.jet.draw(key, law.blocks, 200_000)
     free = np.asarray(law.frame.inverse(y))
     drawn = np.asarray(law.frame.restore(free))
     least, most = limits = np.asarray(law.frame.limits, drawn.dtype)

@@ -59,7 +59,7 @@ def test_draws_have_the_law_s_covariance(name, key):
     expected = (weights * centered.T) @ centered + np.einsum("n,nij->ij", weights, covariances)
     found = np.cov(np.asarray(law.sample(key, 100_000), np.float64).T)
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
-    block = np.asarray(mcs.mixtures.draw(key, jax.tree.map(lambda a: a[:1], law.blocks), 50_000))
+    block = np.asarray(mcs.jet.draw(key, jax.tree.map(lambda a: a[:1], law.blocks), 50_000))
     inside = np.s_[: law.blocks.rows.shape[1]]  # one block alone: its own basis decides
     share = np.exp(np.asarray(law.blocks.log_weights[0], np.float64))
     rows = np.asarray(law.points()[0], np.float64)[inside][share > 0]

@@ -229,9 +229,9 @@ def test_reports_do_not_recompile(key):
     x = two_clusters(100)
     laws = [mcs.mixture(x + shift, kernel=mcs.Isotropic(0.3)) for shift in (0.0, 1.0)]
     mcs.score(jnp.zeros((1, 3)), 0.5, laws[0], mcs.Cosine())
-    before = fields._evaluate._cache_size()
+    before = fields.at_times._cache_size()
     mcs.score(jnp.zeros((1, 3)), 0.5, laws[1], mcs.Cosine())
-    assert fields._evaluate._cache_size() == before
+    assert fields.at_times._cache_size() == before
 
 
 @pytest.mark.parametrize("unit", [1e-15, 1e-7, 1e9])

@@ -1,0 +1,363 @@
+r"""The conditional law ``p(x | c)`` as a value: every query has its own condition, exactly.
+
+A component of the joint law with mean ``(m_i, c_i)`` and covariance ``C`` becomes, given ``c``,
+
+    weight  w_i N(c; c_i, C_cc)    mean  m_i + C_xc C_cc^-1 (c - c_i)    covariance  C_xx - C_xc C_cc^-1 C_cx.
+
+Neither weight nor mean depends on the diffused ``x_t``'s time, so that queries ``(x_t, c)`` stream over the
+rows as others do (``jet.divided``); no law per query is ever made. With ``C_xc = 0`` this is the
+kernel-weighted conditional of arXiv 2410.03108.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
+from mcscore._numbers import points
+from mcscore._optional import as_dataframe
+from mcscore._validation import as_key, at_least
+from mcscore.jet import Blocks, Denoiser, Evaluation, divided, log_density, stream
+from mcscore.jet.sampling import draw, draw_given
+from mcscore.mixtures.report import Report
+from mcscore.mixtures.value import Mixture
+
+FEW = 2.0  # components that share a condition's weight: fewer are too few to trust
+BEYOND = 3.0  # nats below the least likely of the data's own conditions
+DRAWN = 2000  # from the law, to know its conditions and its spread
+
+
+class Support(NamedTuple):
+    """How well the data know conditions, one number each.
+
+    Attributes:
+        effective_sample_size: ``1 / sum_i w_i(c)^2``: how many components share the weight.
+        outside: By how many nats a condition is less likely than the least likely of 2,000 draws of the
+            law; 0 for one that is not.
+    """
+
+    effective_sample_size: Float[Array, "b"]
+    outside: Float[Array, "b"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["blocks", "width", "variance", "frame", "joint", "prior", "least"],
+    meta_fields=["evaluation"],
+    drop_fields=["report"],
+)
+@dataclass(frozen=True, eq=False)
+class ConditionalMixture:
+    """The law of some columns given the others. Build it with ``mixture(x, condition=c, ...)``.
+
+    Attributes:
+        blocks: The joint law, ready for queries with conditions (``jet.divided``).
+        width: Reference width of the kernels of ``x`` given ``c``.
+        variance: Variance of ``x`` given ``c``, averaged over coordinates and conditions.
+        frame: Map between the user's columns ``x`` and the blocks' coordinates.
+        joint: The law of ``(x, c)``.
+        prior: The law of ``c``, its frame that of conditions.
+        least: Log density, in the prior's coordinates, of the least likely of 2,000 of its draws.
+        evaluation: How it is evaluated.
+        report: How the law was chosen. None for whatever a transformation returns.
+    """
+
+    blocks: Blocks
+    width: Any
+    variance: Any
+    frame: Any
+    joint: Mixture
+    prior: Mixture
+    least: Any
+    evaluation: Any = Evaluation()
+    report: Report | None = field(default=None, repr=False)
+    __repr__ = shapes
+
+    @property
+    def dimension(self) -> int:
+        """Number of columns of ``x``."""
+        return self.blocks.diffused
+
+    @property
+    def condition_dimension(self) -> int:
+        """Number of columns of the condition."""
+        return self.blocks.given
+
+    @property
+    def dtype(self) -> Any:
+        """Precision of the law."""
+        return with_precision("law", self.blocks.rows.dtype)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of the columns of ``x``, if the table had any."""
+        names = self.joint.columns
+        return names and names[: self.dimension]
+
+    @property
+    def condition_columns(self) -> tuple[str, ...] | None:
+        """The names of the condition's columns, if the table had any."""
+        names = self.joint.columns
+        return names and names[self.dimension :]
+
+    def require_width(self, what: str) -> None:
+        """Raise ``ValueError`` if the law is a sum of point masses; of a conditional law it never is."""
+
+    def conditions(self, condition: Any, n: int | None = None) -> Float[Array, "b k"]:
+        """Return conditions, one for all (k,) or one per query (n, k), in the coordinates of the prior.
+
+        Raises:
+            ValueError: If there is none, or it has another shape, is not finite, or lies outside of bounds.
+        """
+        k, names = self.condition_dimension, self.condition_columns
+        found = conditions_in(self.prior.frame, k, names, condition, n, self.dtype)
+        assert found is not None
+        return found
+
+    def queries(self, x: Array, conditions: Array) -> Array:
+        """Return queries of ``blocks``: points (b, d) with their conditions (1 or b, k) behind."""
+        return jnp.concatenate([x, jnp.broadcast_to(conditions, (len(x), conditions.shape[1]))], 1)
+
+    @property
+    def condition_frame(self) -> Any:
+        """The frame of conditions."""
+        return self.prior.frame
+
+    def draw_conditions(self, key: Array, n: int, proposal: Any = None) -> Array:
+        """Return conditions (n, k), in the prior's coordinates: rows of a proposal, or the prior's draws."""
+        if proposal is None:
+            return draw(key, self.prior.blocks, n)
+        return proposal[jax.random.randint(key, (n,), 0, len(proposal))]
+
+    def mean(self, conditions: Any) -> Float[Array, "b d"]:
+        """Return ``E[x | c]`` in the coordinates of ``blocks``, conditions in the prior's."""
+        return _mean(self, conditions)
+
+    def log_evidence(self, conditions: Any) -> Float[Array, "b"]:
+        """Return ``log p(c)``, conditions in the coordinates of the prior."""
+        return log_density(conditions, 1.0, 0.0, self.prior.blocks, evaluation=self.evaluation)
+
+    def log_prob(self, x: Any, *, condition: Any) -> Float[Array, "b"]:
+        """Return ``log p(x | c)`` in nats and the user's units, for ``x`` (b, d) and ``c`` (k,) or (b, k).
+
+        Raises:
+            ValueError: If shapes or columns do not fit.
+
+        >>> import mcscore as mcs
+        >>> c = jax.random.normal(jax.random.key(0), (200, 1))
+        >>> law = mcs.mixture(2 * c, condition=c, kernel=mcs.Whitened(0.3))
+        >>> law.log_prob([[1.0], [1.0]], condition=[[0.5], [2.0]]).shape
+        (2,)
+        """
+        x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
+        c = _values(condition, self.condition_dimension, self.condition_columns)
+        self.conditions(condition, len(x))  # its errors
+        self._warn_of(condition)
+        c = jnp.broadcast_to(jnp.asarray(c, self.dtype), (len(x), c.shape[1]))
+        more = 0 if is_traced(x) or is_traced(c) else rounded_up(len(x)) - len(x)
+        x, c, n = *(jnp.pad(a, ((0, more), (0, 0)), mode="edge") for a in (x, c)), len(x)
+        return _log_prob(self, x, c)[:n]
+
+    def log_density_of(self, x: Any, condition: Any) -> Float[Array, "b"]:
+        """Return ``log_prob(x, condition=condition)``, for a law with condition as for one without."""
+        return self.log_prob(x, condition=condition)
+
+    def sample(self, key: Array, n: int, *, condition: Any, as_frame: bool = False) -> Any:
+        """Return ``n`` exact draws (n, d) from the law given ``c``: one for all (k,), or one per draw (n, k).
+
+        O(n) for one condition after one pass over the rows; a pass for each draw otherwise. Tied values of
+        conditions stand for the middle of their intervals: an approximation.
+
+        >>> import mcscore as mcs
+        >>> c = jax.random.normal(jax.random.key(0), (200, 1))
+        >>> law = mcs.mixture(2 * c, condition=c, kernel=mcs.Whitened(0.3))
+        >>> law.sample(jax.random.key(1), 5, condition=[0.5]).shape
+        (5, 1)
+        """
+        at_least(0, n=n)
+        n, key = int(n), as_key(key)
+        conditions = self.conditions(condition, n)
+        self._warn_of(condition)
+        if len(conditions) != 1 and n:
+            size = n if is_traced(conditions) else rounded_up(n)
+            conditions = jnp.pad(conditions, ((0, size - n), (0, 0)), mode="edge")
+            x = _sample(key, self, conditions, size)[:n]
+        else:
+            x = _sample(key, self, conditions[:1], rounded_up(n))[:n]
+        return as_dataframe(x, self.columns) if as_frame else x
+
+    def support(self, condition: Any) -> Support:
+        """Return how well the data know conditions (k,) or (b, k), see `Support`."""
+        return _support(self, self.conditions(condition))
+
+    def at(self, condition: Any) -> Mixture:
+        """Return the law given one condition (k,), a mixture like any other: ``joint.condition``."""
+        c = _values(condition, self.condition_dimension, self.condition_columns)
+        if len(c) != 1:
+            raise ValueError(f"condition: expected one, got {len(c)}")
+        d = self.dimension
+        return self.joint.condition(list(range(d, d + self.condition_dimension)), c[0])
+
+    def _warn_of(self, condition: Any) -> None:
+        c = self.conditions(condition)
+        if is_traced(c) or is_traced(self.least):
+            return
+        size, outside = (np.asarray(a) for a in _support(self, c[:1000]))
+        thin = (outside > BEYOND) | (size < FEW)
+        if thin.any():
+            warnings.warn(
+                f"condition: {thin.sum()} of {len(thin)} lie where there is next to no data (see support()): "
+                "what is said there is extrapolated from a few rows",
+                stacklevel=3,
+            )
+
+
+def conditions_in(
+    frame: Any, k: int, names: Any, condition: Any, n: int | None, dtype: Any
+) -> Float[Array, "b k"] | None:
+    """Return ``k`` columns of conditions, one for all or for each of ``n``, in a frame's coordinates.
+
+    None if ``k`` is 0 and there is no condition. Errors are those of ``ConditionalMixture.conditions``.
+    """
+    if k == 0:
+        if condition is not None:
+            raise ValueError(
+                "condition: expected none, this was made without; see fit(..., condition=)"
+            )
+        return None
+    if condition is None:
+        named = "" if names is None else f" ({', '.join(map(repr, names))})"
+        raise ValueError(f"condition: expected {k} values{named}, one for all or one per row")
+    c = _values(condition, k, names)
+    if n is not None and len(c) not in (1, n):
+        raise ValueError(f"condition: expected one, or one for each of {n} rows, got {len(c)}")
+    c = jnp.asarray(c, dtype) if is_traced(c) else np.asarray(c, np.float64)
+    if not is_traced(c) and len(bad := np.flatnonzero(~np.isfinite(c).all(1))):
+        raise ValueError(f"condition: expected finite numbers, got {c[bad[0]]}")
+    gain = frame.log_det(c)
+    if not is_traced(gain) and len(lost := np.flatnonzero(np.isneginf(np.asarray(gain)))):
+        raise ValueError(f"condition: {c[lost[0]]} lies outside the bounds of the columns")
+    return jnp.asarray(frame.forward(c), dtype)
+
+
+def _values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
+    """Return conditions as an array (b, k), by names where there are any."""
+    if isinstance(condition, dict):
+        if set(condition) != set(names or ()):
+            raise ValueError(
+                f"condition: expected values of {names or 'columns without names'}, got {list(condition)}"
+            )
+        condition = np.stack(np.broadcast_arrays(*(condition[n] for n in names or ())), -1)
+    if np.ndim(condition) == 0 and k == 1 and not isinstance(condition, str):
+        condition = jnp.reshape(condition, (1,)) if is_traced(condition) else [condition]
+    return points(condition, k, names, "condition")
+
+
+@jax.jit
+def _mean(law: ConditionalMixture, c: Array) -> Array:
+    queries = law.queries(jnp.zeros((len(c), law.dimension), c.dtype), c)
+    return stream(
+        queries, 0.0, 1.0, law.blocks, reading=Denoiser(), evaluation=law.evaluation
+    ).field
+
+
+@jax.jit
+def _log_prob(law: ConditionalMixture, x: Array, c: Array) -> Array:
+    (y, gain), (z, c_gain) = law.frame.places(x), law.prior.frame.places(c)
+    p, q = len(y), len(z)
+    pairs = jnp.concatenate([jnp.repeat(y, q, 0), jnp.tile(z, (p, 1, 1))], 2)
+    gains = jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
+    joint = log_density(
+        pairs.reshape(-1, pairs.shape[2]), 1.0, 0.0, law.blocks, evaluation=law.evaluation
+    ).reshape(gains.shape)
+    given = log_density(
+        z.reshape(-1, z.shape[2]), 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation
+    ).reshape(c_gain.shape)
+    nowhere = jnp.isneginf(joint + gains).all(0)
+    log_p = jax.nn.logsumexp(jnp.where(nowhere[None], 0, joint + gains), 0) - jnp.log(1.0 * p * q)
+    log_p -= jax.nn.logsumexp(given + c_gain, 0) - jnp.log(1.0 * q)
+    return jnp.where(nowhere, -jnp.inf, log_p)
+
+
+@partial(jax.jit, static_argnums=3)
+def _sample(key: Array, law: ConditionalMixture, c: Array, n: int) -> Array:
+    y = draw_given(key, law.blocks, c, n)
+    return law.frame.restore(law.frame.inverse(y))
+
+
+@jax.jit
+def _support(law: ConditionalMixture, c: Array) -> Support:
+    log_p = log_density(c, 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation)
+    size = law.prior.weights_shared(c, log_p)
+    return Support(size, jnp.maximum(law.least - log_p, 0))
+
+
+def conditional_on_last(joint: Mixture, k: int) -> ConditionalMixture:
+    """Return the law of a joint one's first columns, given its last ``k``.
+
+    Raises:
+        ValueError: If the joint law has no density.
+    """
+    joint.require_width("condition")
+    d = joint.dimension - k
+    prior = joint.marginal(list(range(d, d + k)))
+    frame, onto = joint.frame.part(range(d), d + k)
+    _, along = joint.frame.part(range(d, d + k), d + k)
+    onto, along = (np.asarray(a, np.float64) for a in (onto, along))
+    # Of the frame's own scores, column by column, what is correlated is whitened.
+    covariance = np.asarray(_covariance(joint.blocks), np.float64)
+    root = np.linalg.cholesky(onto.T @ covariance @ onto)
+    signs = np.concatenate([np.eye(d), -np.eye(d)])
+    frame = frame.recalibrated(signs, signs @ root.T)
+    onto = onto @ np.linalg.inv(root).T
+    onto, along = (jnp.asarray(a, joint.dtype) for a in (onto, along))
+    blocks = jax.jit(divided)(joint.blocks, onto, along)
+    law = ConditionalMixture(
+        blocks, 0.0, 0.0, frame, joint, prior, 0.0, joint.evaluation, joint.report
+    )
+    width, variance, least = _measured(law, onto, along)
+    return ConditionalMixture(
+        blocks, width, variance, frame, joint, prior, least, joint.evaluation, joint.report
+    )
+
+
+@jax.jit
+def _covariance(blocks: Blocks) -> Array:
+    bases = jnp.eye(blocks.rows.shape[-1])[None] if blocks.bases is None else blocks.bases
+    weights = jnp.exp(blocks.log_weights)
+    rows = jnp.einsum(
+        "krd,ked->kre",
+        blocks.rows,
+        jnp.broadcast_to(bases, (len(weights), *bases.shape[1:])),
+        precision="highest",
+    )
+    rows = rows + blocks.centers[:, None]
+    mean = jnp.einsum("kr,krd->d", weights, rows)
+    rows = rows - mean
+    between = jnp.einsum("kr,krd,kre->de", weights, rows, rows, precision="highest")
+    scaled = bases * jnp.sqrt(blocks.variances)[:, None]
+    within = jnp.einsum("k,kde,kfe->df", weights.sum(1), scaled, scaled, precision="highest")
+    return between + within
+
+
+@jax.jit
+def _measured(law: ConditionalMixture, onto: Array, along: Array) -> tuple[Array, Array, Array]:
+    """Return the law's width, variance, and the log density of its least likely condition."""
+    y = draw(jax.random.key(0), law.joint.blocks, DRAWN)
+    x, c = (jnp.matmul(y, m, precision="highest") for m in (onto, along))
+    variance = jnp.mean((x - _mean(law, c)) ** 2)
+    blocks, d = law.blocks, law.dimension
+    mass = jnp.exp(jax.nn.logsumexp(law.joint.blocks.log_weights, 1))
+    tiny = jnp.finfo(y.dtype).tiny
+    logs = jnp.log(jnp.maximum(blocks.variances[:, :d], tiny)).mean(1)
+    width = 0.7 * jnp.exp(mass @ logs / 2)
+    least = log_density(c, 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation).min()
+    return width, variance, least
