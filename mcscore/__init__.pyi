@@ -95,6 +95,9 @@ from .mixtures import (
     Auto as Auto,
 )
 from .mixtures import (
+    ConditionalMixture as ConditionalMixture,
+)
+from .mixtures import (
     Dirac as Dirac,
 )
 from .mixtures import (

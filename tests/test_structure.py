@@ -214,26 +214,26 @@ def test_import_is_light():
 
 
 FIT = (
-    "key x * kernel frame schedule weights groups bounds periodic pairs labelling network encoder refine "
-    "optimizer epochs batch_size validation patience ema progress"
+    "key x * condition kernel frame schedule weights groups bounds periodic pairs labelling network "
+    "encoder refine optimizer epochs batch_size validation patience ema progress"
 )
 SIGNATURES = {
-    "score": "x_t t mixture schedule",
-    "denoise": "x_t t mixture schedule",
-    "log_density": "x_t t mixture schedule",
-    "divergence": "x_t t mixture schedule",
-    "velocity": "x_t t mixture schedule",
+    "score": "x_t t mixture schedule * condition",
+    "denoise": "x_t t mixture schedule * condition",
+    "log_density": "x_t t mixture schedule * condition",
+    "divergence": "x_t t mixture schedule * condition",
+    "velocity": "x_t t mixture schedule * condition",
     "minibatch_score": "key x_t t mixture schedule * batch_size batches",
-    "transport": "z mixture schedule * clock solver steps stepsize_controller",
-    "encode": "x mixture schedule * clock solver steps stepsize_controller",
-    "generate_pairs": "key mixture schedule n * noise minibatch clock solver steps stepsize_controller "
-    "tolerance chunk_size error_sample checkpoint progress",
+    "transport": "z mixture schedule * condition clock solver steps stepsize_controller",
+    "encode": "x mixture schedule * condition clock solver steps stepsize_controller",
+    "generate_pairs": "key mixture schedule n * conditions noise minibatch clock solver steps "
+    "stepsize_controller tolerance chunk_size error_sample checkpoint progress",
     "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder "
     "recalibrate checkpoint progress",
     "refine": "key generator mixture pairs * steps batch_size optimizer progress",
     "fit": FIT,
     "fit_stages": FIT,
-    "mixture": "x * kernel weights groups bounds periodic frame key block_rows evaluation",
+    "mixture": "x * condition kernel weights groups bounds periodic frame key block_rows evaluation",
     "load": "path",
 }
 

@@ -67,7 +67,7 @@ def draw_given(
 def _logits(block: Blocks, c: Float[Array, "b k"]) -> Float[Array, "r b"]:
     """Return the log weights of a block's rows given conditions."""
     d = block.diffused
-    seen = jnp.matmul(c - block.centers[d:], block.bases[d:, d:], precision="highest")
+    seen = jnp.matmul(c - block.centers[None, d:], block.bases[d:, d:], precision="highest")
     rows = block.rows[:, d:]
     logits = jnp.matmul(rows, seen.T, precision="highest") - jnp.sum(rows**2, 1)[:, None] / 2
     return block.log_weights[:, None] + logits - jnp.sum(seen**2, 1)[None] / 2

@@ -122,7 +122,7 @@ class ConditionalMixture:
         assert found is not None
         return found
 
-    def queries(self, x: Array, conditions: Array) -> Array:
+    def queries(self, x: Array, conditions: Any) -> Array:
         """Return queries of ``blocks``: points (b, d) with their conditions (1 or b, k) behind."""
         return jnp.concatenate([x, jnp.broadcast_to(conditions, (len(x), conditions.shape[1]))], 1)
 
@@ -158,9 +158,8 @@ class ConditionalMixture:
         (2,)
         """
         x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
+        self._warn_of(self.conditions(condition, len(x)))
         c = _values(condition, self.condition_dimension, self.condition_columns)
-        self.conditions(condition, len(x))  # its errors
-        self._warn_of(condition)
         c = jnp.broadcast_to(jnp.asarray(c, self.dtype), (len(x), c.shape[1]))
         more = 0 if is_traced(x) or is_traced(c) else rounded_up(len(x)) - len(x)
         x, c, n = *(jnp.pad(a, ((0, more), (0, 0)), mode="edge") for a in (x, c)), len(x)
@@ -185,7 +184,7 @@ class ConditionalMixture:
         at_least(0, n=n)
         n, key = int(n), as_key(key)
         conditions = self.conditions(condition, n)
-        self._warn_of(condition)
+        self._warn_of(conditions)
         if len(conditions) != 1 and n:
             size = n if is_traced(conditions) else rounded_up(n)
             conditions = jnp.pad(conditions, ((0, size - n), (0, 0)), mode="edge")
@@ -206,8 +205,7 @@ class ConditionalMixture:
         d = self.dimension
         return self.joint.condition(list(range(d, d + self.condition_dimension)), c[0])
 
-    def _warn_of(self, condition: Any) -> None:
-        c = self.conditions(condition)
+    def _warn_of(self, c: Array) -> None:
         if is_traced(c) or is_traced(self.least):
             return
         size, outside = (np.asarray(a) for a in _support(self, c[:1000]))
@@ -341,7 +339,7 @@ def _covariance(blocks: Blocks) -> Array:
     )
     rows = rows + blocks.centers[:, None]
     mean = jnp.einsum("kr,krd->d", weights, rows)
-    rows = rows - mean
+    rows = rows - mean[None, None]
     between = jnp.einsum("kr,krd,kre->de", weights, rows, rows, precision="highest")
     scaled = bases * jnp.sqrt(blocks.variances)[:, None]
     within = jnp.einsum("k,kde,kfe->df", weights.sum(1), scaled, scaled, precision="highest")

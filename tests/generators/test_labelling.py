@@ -78,11 +78,11 @@ def test_interrupted_runs_resume(tmp_path, monkeypatch):
     def breaking(*args, **options):
         solve = compiled(*args, **options)
 
-        def once(z, law):
+        def once(z, law, c):
             calls.append(None)
             if len(calls) == 3:  # two chunks are done
                 raise KeyboardInterrupt
-            return solve(z, law)
+            return solve(z, law, c)
 
         return once
 
@@ -141,8 +141,8 @@ def test_nonfinite_pairs_are_reported(monkeypatch):
     def spoiled(*args, **options):
         solve = compiled(*args, **options)
 
-        def spoil(z, law):
-            flow = solve(z, law)
+        def spoil(z, law, c):
+            flow = solve(z, law, c)
             return flow._replace(points=flow.points.at[0].set(jnp.nan))
 
         return spoil

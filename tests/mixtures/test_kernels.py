@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import gaussian_kde
 
 import mcscore as mcs
+from mcscore.jet.sampling import draw
 from mcscore.mixtures import covariances
 from mcscore.mixtures.clustering import clusterings
 from mcscore.mixtures.layout import mean_of
-from mcscore.jet.sampling import draw
 from tests import reference
 from tests.conftest import X64
 from tests.reference import equal_weights, two_clusters

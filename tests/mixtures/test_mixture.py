@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
-from mcscore.mixtures import value
 from mcscore.jet.sampling import pick_rows
+from mcscore.mixtures import value
 
 
 def test_rows_and_weights_survive_blocking():

@@ -10,10 +10,10 @@ import pytest
 import mcscore as mcs
 from mcscore._arrays import on_device
 from mcscore.jet import stream
+from mcscore.jet.sampling import draw
 from mcscore.mixtures import Trial, clustering, selection, splits
 from mcscore.mixtures.clustering import clusterings
 from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters
-from mcscore.jet.sampling import draw
 from mcscore.mixtures.selection import _climb
 from mcscore.mixtures.splits import _rounded_up
 from tests.reference import equal_weights, two_clusters
