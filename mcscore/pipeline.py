@@ -174,7 +174,7 @@ def fit_stages(
         validation_loss=float(np.nanmin(history.validation_loss)),
         density=agrees and agrees._asdict(),
     )
-    generator = replace(generator, about=about)
+    generator = replace(generator, about=about, law=law)
     return Fit(generator, law, made, history, schedule, stages.seconds, agrees, refined)
 
 

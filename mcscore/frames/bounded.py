@@ -25,6 +25,7 @@ from mcscore.frames.frame import Frame, OuterFrame
 from mcscore.frames.lattice import lattice_of
 
 NOWHERE = 1e37  # an end that a column does not have; finite in float32
+AWAY = 1e36  # from here on there is none: float32 rounds the other down
 SLACK = 2.0**-22  # of an end: so far beyond it a value counts as the end, rounded
 NEAREST = 1e-30  # of the scale: nearer to an end nothing is told apart
 SLOPE = float(np.sqrt(2 * np.pi))  # of the tangent
@@ -99,8 +100,8 @@ class PeriodicFrame(OuterFrame):
 
 def _middle(library: Any, low: Any, high: Any, unit: Any) -> Any:
     """Return where the tangent passes through zero: half a unit from an end, or at zero without one."""
-    from_high = library.where(high < NOWHERE, high - unit / 2, 0)
-    return library.where(low > -NOWHERE, low + unit / 2, from_high)
+    from_high = library.where(high < AWAY, high - unit / 2, 0)
+    return library.where(low > -AWAY, low + unit / 2, from_high)
 
 
 def _image(library: Any, x: Any, low, high, unit, nearest_low, nearest_high) -> tuple[Any, Any]:
@@ -120,8 +121,8 @@ def _image(library: Any, x: Any, low, high, unit, nearest_low, nearest_high) -> 
 def _back(library: Any, w: Any, low: Any, high: Any, unit: Any) -> Any:
     share = unit * _normal(library).ndtr(-library.abs(w))
     x = _middle(library, low, high, unit) + w * (unit / SLOPE)
-    x = library.where((high < NOWHERE) & (w > 0), high - share, x)
-    x = library.where((low > -NOWHERE) & (w <= 0), low + share, x)
+    x = library.where((high < AWAY) & (w > 0), high - share, x)
+    x = library.where((low > -AWAY) & (w <= 0), low + share, x)
     return library.clip(x, low, high)
 
 
@@ -143,7 +144,7 @@ def _normal(library: Any) -> Any:
 def fit_bounds(x: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> BoundedFrame:
     """Return the frame of columns ``x`` (n, d), weights (n,), with ``ends`` (2, d)."""
     units, nearest = np.full(x.shape[1], SLOPE), np.full_like(ends, 0.5)
-    has_low, has_high = np.abs(ends) < NOWHERE
+    has_low, has_high = np.abs(ends) < AWAY
     for j in np.flatnonzero(has_low | has_high):
         column, (low, high) = x[:, j], ends[:, j]
         if has_low[j] and has_high[j]:
@@ -171,7 +172,7 @@ def told(
         return ends, None
     ends = _no_ends(table) if ends is None else ends
     circular = circles.periods > 0
-    for j in np.flatnonzero(circular & (np.abs(ends) < NOWHERE).any(0)):
+    for j in np.flatnonzero(circular & (np.abs(ends) < AWAY).any(0)):
         raise ValueError(f"periodic: {table.label(j)} has bounds too")
     return np.where(
         circular, np.stack([circles.cuts, circles.cuts + circles.periods]), ends
@@ -213,7 +214,7 @@ def bounds_of(bounds: Mapping[Any, Any] | None, table: Table) -> np.ndarray | No
             )
         if ((column == low) | (column == high)).all():
             raise ValueError(f"bounds: {table.label(j)} holds nothing but its ends {given!r}")
-        if np.ptp(column) < 1e-9 * max(abs(end) for end in (0.0, low, high) if abs(end) < NOWHERE):
+        if np.ptp(column) < 1e-9 * max(abs(end) for end in (0.0, low, high) if abs(end) < AWAY):
             spread = f"{table.label(j)} spreads by {np.ptp(column):.3g}"
             raise ValueError(f"bounds: {spread}, too far from its ends {given!r}")
     return ends
@@ -272,7 +273,7 @@ def _number(given: Any) -> float:
 
 def _inwards(end: float, towards: float, dtype: Any) -> float:
     """Return an end, rounded to a number of the precision, so that no draw of that precision lies beyond."""
-    if abs(end) >= NOWHERE:
+    if abs(end) >= AWAY:
         return end
     rounded = np.dtype(dtype).type(end)
     within = float(rounded) >= end if towards > 0 else float(rounded) <= end

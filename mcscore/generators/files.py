@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 from functools import partial
@@ -15,92 +14,86 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
-from mcscore.frames import (
-    AffineFrame,
-    BoundedFrame,
-    GaussianizedFrame,
-    Identity,
-    OpenedFrame,
-    PeriodicFrame,
-)
-from mcscore.frames.opened import PLACES
 from mcscore.generators.networks import MLP
-from mcscore.storage import fingerprint, read_tensors, write_tensors
+from mcscore.mixtures import files
+from mcscore.mixtures.files import Tensors, check_frame, check_names, frame_from, frame_tensors
 
 FORMAT = "mcscore.generator"
-FORMAT_VERSION = "2"  # "1", of mcscore 0.1, had no digest
-FRAMES = {kind.__name__: kind for kind in (Identity, AffineFrame, GaussianizedFrame)}
-OUTER = dict(
-    bounded=BoundedFrame, opened=OpenedFrame, periodic=PeriodicFrame
-)  # from the inside out
+VERSIONS = ("1", "2", "3")  # "1", of mcscore 0.1, had no digest; "2" neither law nor conditions
+KINDS = {FORMAT: VERSIONS, files.FORMAT: (files.FORMAT_VERSION,)}
+GIVEN = ("slope", "root", "inverse")
 
 
-def write(generator: Any, path: str | os.PathLike) -> None:
-    """Write a `Generator` to one safetensors file, moved into place when complete."""
+def write(generator: Any, path: str | os.PathLike, law: bool) -> None:
+    """Write a `Generator` to one safetensors file, with its law or without."""
     tensors = {
-        f"{part}/{name}": value
+        f"{part}/{name}": np.asarray(value)
         for part, params in (("params", generator.params), ("encoder", generator.encoder or {}))
         for name, value in flatten_dict(params, sep="/").items()
     }
-    tensors |= {f"{part}/{name}": value for part, name, value in _frame_fields(generator.frame)}
-    tensors = {name: np.asarray(value) for name, value in tensors.items()}
-    versions = {name: _version(name) for name in ("mcscore", "jax", "flax")}
+    tensors |= frame_tensors(generator.frame)
     header = dict(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
         network=json.dumps(dataclasses.asdict(generator.network)),
-        frame=type(_innermost(generator.frame)).__name__,
+        frame=type(files.innermost(generator.frame)).__name__,
         about=json.dumps(dict(generator.about)),
-        versions=json.dumps(versions),
     )
-    write_tensors(path, tensors, header | dict(digest=fingerprint(header, tensors)))
+    if (given := generator.given) is not None:
+        tensors |= {f"given/{name}": np.asarray(getattr(given, name)) for name in GIVEN}
+        tensors |= frame_tensors(given.frame, "given_")
+        header["given"] = type(files.innermost(given.frame)).__name__
+    if law and generator.law is not None:
+        more, header["law"] = files.law_parts(generator.law)
+        tensors |= more
+    files.write(path, tensors, header, FORMAT, VERSIONS[-1])
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
-    """Return the fields of the generator saved at ``path``; ``load`` has the errors."""
-    tensors, header = read_tensors(path)
-    if header.get("format") != FORMAT:
-        raise ValueError(f"path: {path} is no generator saved by mcscore")
-    if (found := header.get("format_version")) not in ("1", FORMAT_VERSION):
-        raise ValueError(f"path: {path} has format {found}, this mcscore reads {FORMAT_VERSION}")
-    digest = header.pop("digest", None)
+def read(path: str | os.PathLike) -> Any:
+    """Return the fields of the generator saved at ``path``, or a law; ``load`` has the errors."""
+    tensors, header = files.read(path, KINDS)
     try:
-        old = digest is None and found == "1"
-        if not old and digest != fingerprint(header, tensors):
-            raise ValueError("its numbers are not those that were written")
+        if header["format"] == files.FORMAT:
+            return files.load_law(tensors, header)
         return _fields(tensors, header)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"path: {path} is damaged ({error})") from error
 
 
-def _fields(tensors: dict[str, np.ndarray], header: dict[str, str]) -> dict[str, Any]:
-    for name, value in tensors.items():
-        if not np.issubdtype(value.dtype, np.floating) or not np.isfinite(value).all():
-            raise ValueError(f"expected finite floating-point numbers in {name}")
-    name = header["frame"] or "Identity"  # version 0.1 left it empty
-    if name not in FRAMES:
-        raise ValueError(f"unknown frame {name!r}")
+def _fields(tensors: Tensors, header: dict[str, str]) -> dict[str, Any]:
     if "frame/ties" in tensors:
         raise ValueError("ties as mcscore 0.1 kept them: fit it anew")
     network = _network(json.loads(header["network"]), tensors)
     params = unflatten_dict(_part(tensors, "params/"), sep="/")
     encoder = unflatten_dict(_part(tensors, "encoder/"), sep="/") or None
-    frame = FRAMES[name](**_part(tensors, "frame/"))
-    for prefix, kind in OUTER.items():
-        if found := _part(tensors, f"{prefix}/"):
-            frame = kind(**found, inner=frame)
+    frame = frame_from(tensors, header["frame"] or "Identity")  # version 0.1 left it empty
     about = json.loads(header["about" if "about" in header else "settings"])
     d = len(params[f"Dense_{network.depth}"]["bias"])
-    expected = jax.eval_shape(partial(network.init, d=d), jax.random.key(0))
+    found = _part(tensors, "given/")
+    k, frame_of_conditions = (len(found["slope"]) if found else 0), None
+    expected = jax.eval_shape(partial(network.init, d=d, given=k), jax.random.key(0))
     expected = jax.tree.map(jnp.shape, expected)
     for part in (params, encoder or params):
         if jax.tree.map(jnp.shape, part) != expected:
             raise ValueError(f"expected parameters of {network} for {d} columns")
     if len({leaf.dtype for leaf in jax.tree.leaves((params, encoder))}) > 1:
         raise ValueError("expected parameters of one precision")
-    _check_frame(frame, d)
-    _check_about(about, d)
-    return dict(params=params, frame=frame, network=network, encoder=encoder, about=about)
+    check_frame(frame, d)
+    if not isinstance(about, dict):
+        raise ValueError(f"expected about to be an object, got {about!r}")
+    check_names(about.get("columns"), d)
+    check_names(about.get("condition"), k)
+    if found:
+        shapes = dict(slope=(k, d), root=(d, d), inverse=(d, d))
+        if {name: jnp.shape(value) for name, value in found.items()} != shapes:
+            raise ValueError(f"expected conditions of shapes {shapes}")
+        frame_of_conditions = frame_from(tensors, header["given"], "given_")
+        check_frame(frame_of_conditions, k)
+    law = files.law_from(tensors, header["law"]) if "law" in header else None
+    if law is not None and (law.dimension, law.condition_dimension) != (d, k):
+        raise ValueError(f"expected a law of {d} columns given {k}")
+    return dict(
+        params=params, frame=frame, network=network, encoder=encoder, about=about,
+        given={**found, "frame": frame_of_conditions} if found else None, law=law,
+    )  # fmt: skip
 
 
 def _network(settings: Any, tensors: dict[str, np.ndarray]) -> MLP:
@@ -120,63 +113,3 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Array]:
     return {
         k.removeprefix(prefix): jnp.asarray(v) for k, v in tensors.items() if k.startswith(prefix)
     }
-
-
-def _check_about(about: Any, d: int) -> None:
-    if not isinstance(about, dict):
-        raise ValueError(f"expected about to be an object, got {about!r}")
-    columns = about.get("columns")
-    if columns is not None and not (
-        isinstance(columns, list) and len(columns) == d and all(isinstance(c, str) for c in columns)
-    ):
-        raise ValueError(f"expected {d} names of columns, got {columns!r}")
-
-
-def _check_frame(frame: Any, d: int) -> None:
-    """Raise ``ValueError`` unless the frame's arrays fit each other, and rise where they have to."""
-    fields = {name: value for _, name, value in _frame_fields(frame)}
-    found = {name: np.shape(value) for name, value in fields.items()}
-    tied = (d, *found.get("values", (d, 1))[1:])
-    table = (d, *found.get("knots", (d, 0))[1:])
-    wanted = dict(shift=(d,), matrix=(d, d), inverse_matrix=(d, d), limits=(2, d))
-    wanted |= dict.fromkeys(("knots", "scores", "slopes"), table)
-    wanted |= dict(heights=tied, values=tied, cells=(2, *tied), rooms=(2, *tied), lattice=(4, d))
-    wanted |= dict.fromkeys(("ends", "nearest"), (2, d)) | dict(shares=(PLACES, d))
-    wanted |= dict.fromkeys(("units", "periods", "cuts", "starts"), (d,))
-    for name, shape in found.items():
-        if shape != wanted[name]:
-            raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
-    for name in {"knots", "scores", "values", "cells", "rooms"} & set(fields):
-        if (np.diff(fields[name]) < 0).any():
-            raise ValueError(f"expected {name} that rise")
-    for name in {"slopes", "units", "nearest", "shares"} & set(fields):
-        if (np.asarray(fields[name]) <= 0).any():
-            raise ValueError(f"expected positive {name}")
-    if "periods" in fields and (np.asarray(fields["periods"]) < 0).any():
-        raise ValueError("expected no negative periods")
-    if "ends" in fields and not (np.diff(fields["ends"], axis=0) > 0).all():
-        raise ValueError("expected ends (low, high)")
-    if "lattice" in fields:
-        _, step, least, most = np.asarray(fields["lattice"])
-        if (step < 0).any() or (least > most).any():
-            raise ValueError("expected a lattice of positive steps within its ends")
-
-
-def _innermost(frame: Any) -> Any:
-    return _innermost(frame.inner) if hasattr(frame, "inner") else frame
-
-
-def _frame_fields(frame: Any) -> list[tuple[str, str, Any]]:
-    """Return part, name and value of every array of a frame and of those inside it."""
-    names = {kind: part for part, kind in OUTER.items()}
-    found = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
-    inner = _frame_fields(found.pop("inner")) if "inner" in found else []
-    part = names.get(type(frame), "frame")
-    return inner + [(part, name, value) for name, value in found.items() if value is not None]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -71,7 +71,7 @@ class Given:
     jax.tree_util.register_dataclass,
     data_fields=["params", "frame", "encoder", "given"],
     meta_fields=["network"],
-    drop_fields=["about"],
+    drop_fields=["about", "law"],
 )
 @dataclass(frozen=True, eq=False)
 class Generator:
@@ -83,6 +83,9 @@ class Generator:
         network: The ``MLP`` that the parameters belong to.
         encoder: Parameters of the same network from data to noise, or None.
         given: What there is to know of conditions; None without any.
+        law: The law of its labels, which is exact: ``gen.law.log_prob`` is the density to use for data, the
+            generator's own that of its samples. None for one made by hand and for whatever a
+            transformation returns.
         about: How it was made, in words and numbers of JSON; kept in its file. Generators of equal shapes
             share their programs whatever it says, and what a transformation returns has none.
     """
@@ -92,6 +95,7 @@ class Generator:
     network: MLP
     encoder: Any = None
     given: Given | None = None
+    law: Any = field(default=None, repr=False)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     __repr__ = shapes
 
@@ -251,9 +255,15 @@ class Generator:
         with replacing(path) as aside:
             aside.write_bytes(binary)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write everything to one safetensors file, moved into place when complete. No pickle."""
-        write(self, path)
+    def save(self, path: str | os.PathLike, *, law: bool = True) -> None:
+        """Write everything to one safetensors file, moved into place when complete. No pickle.
+
+        Args:
+            path: Of the file.
+            law: Whether with the law, which holds rows of the data: without it the file is smaller, and keeps
+                them private.
+        """
+        write(self, path, law)
 
 
 def _filled(rows: Array | None, part: slice, size: int) -> Array | None:
@@ -307,12 +317,16 @@ def _sample_chunk(generator: Generator, key: Array, index: Array, c: Array | Non
     return generator.frame.restore(_generate(generator, z, c))
 
 
-def load(path: str | os.PathLike) -> Generator:
-    """Return the generator saved at ``path``. Nothing in the file is ever executed.
+def load(path: str | os.PathLike) -> Any:
+    """Return the `Generator`, or the law, saved at ``path``. Nothing in the file is ever executed.
 
     Raises:
         FileNotFoundError: If there is no such file.
         PermissionError: If it may not be read.
-        ValueError: If the file is damaged, not a generator, or of a newer format.
+        ValueError: If the file is damaged, neither a generator nor a law, or of a newer format.
     """
-    return Generator(**read(path))
+    found = read(path)
+    if not isinstance(found, dict):
+        return found
+    given = found.pop("given")
+    return Generator(**found, given=None if given is None else Given(**given))

@@ -11,6 +11,7 @@ kernel-weighted conditional of arXiv 2410.03108.
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -193,6 +194,12 @@ class ConditionalMixture:
             x = _sample(key, self, conditions[:1], rounded_up(n))[:n]
         return as_dataframe(x, self.columns) if as_frame else x
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the law to one safetensors file, moved into place when complete; ``mcs.load`` reads it."""
+        from mcscore.mixtures.files import save_law
+
+        save_law(self, path)
+
     def support(self, condition: Any) -> Support:
         """Return how well the data know conditions (k,) or (b, k), see `Support`."""
         return _support(self, self.conditions(condition))
@@ -261,10 +268,13 @@ def _values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
 
 @jax.jit
 def _mean(law: ConditionalMixture, c: Array) -> Array:
-    queries = law.queries(jnp.zeros((len(c), law.dimension), c.dtype), c)
-    return stream(
-        queries, 0.0, 1.0, law.blocks, reading=Denoiser(), evaluation=law.evaluation
-    ).field
+    return _means(law.blocks, c, law.evaluation)
+
+
+def _means(blocks: Blocks, c: Array, evaluation: Evaluation) -> Array:
+    """Return the denoised nothing, ``E[x | c]``."""
+    queries = jnp.pad(c, ((0, 0), (blocks.diffused, 0)))
+    return stream(queries, 0.0, 1.0, blocks, reading=Denoiser(), evaluation=evaluation).field
 
 
 @jax.jit
@@ -299,16 +309,22 @@ def _support(law: ConditionalMixture, c: Array) -> Support:
 
 
 def conditional_on_last(joint: Mixture, k: int) -> ConditionalMixture:
-    """Return the law of a joint one's first columns, given its last ``k``.
+    """Return the law of a joint one's first columns, given its last ``k``."""
+    d = joint.dimension - k
+    return conditional_of(joint, list(range(d)), list(range(d, d + k)))
+
+
+def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> ConditionalMixture:
+    """Return the law of some columns of a joint one, given others, by their numbers; all of them.
 
     Raises:
         ValueError: If the joint law has no density.
     """
     joint.require_width("condition")
-    d = joint.dimension - k
-    prior = joint.marginal(list(range(d, d + k)))
-    frame, onto = joint.frame.part(range(d), d + k)
-    _, along = joint.frame.part(range(d, d + k), d + k)
+    d, whole = len(columns), joint.dimension
+    prior = joint.marginal(given)
+    frame, onto = joint.frame.part(columns, whole)
+    _, along = joint.frame.part(given, whole)
     onto, along = (np.asarray(a, np.float64) for a in (onto, along))
     # Of the frame's own scores, column by column, what is correlated is whitened.
     covariance = np.asarray(_covariance(joint.blocks), np.float64)
@@ -317,11 +333,12 @@ def conditional_on_last(joint: Mixture, k: int) -> ConditionalMixture:
     frame = frame.recalibrated(signs, signs @ root.T)
     onto = onto @ np.linalg.inv(root).T
     onto, along = (jnp.asarray(a, joint.dtype) for a in (onto, along))
-    blocks = jax.jit(divided)(joint.blocks, onto, along)
-    law = ConditionalMixture(
-        blocks, 0.0, 0.0, frame, joint, prior, 0.0, joint.evaluation, joint.report
+    blocks = _divided(joint.blocks, onto, along)
+    width, variance, least = _measured(
+        joint.blocks, blocks, prior.blocks, joint.evaluation, onto, along
     )
-    width, variance, least = _measured(law, onto, along)
+    if columns != list(range(d)):
+        joint = joint.marginal([*columns, *given])
     return ConditionalMixture(
         blocks, width, variance, frame, joint, prior, least, joint.evaluation, joint.report
     )
@@ -346,16 +363,19 @@ def _covariance(blocks: Blocks) -> Array:
     return between + within
 
 
-@jax.jit
-def _measured(law: ConditionalMixture, onto: Array, along: Array) -> tuple[Array, Array, Array]:
+_divided = jax.jit(divided)
+
+
+@partial(jax.jit, static_argnums=3)
+def _measured(
+    joint: Blocks, blocks: Blocks, prior: Blocks, evaluation: Evaluation, onto: Array, along: Array
+) -> tuple[Array, Array, Array]:
     """Return the law's width, variance, and the log density of its least likely condition."""
-    y = draw(jax.random.key(0), law.joint.blocks, DRAWN)
+    y = draw(jax.random.key(0), joint, DRAWN)
     x, c = (jnp.matmul(y, m, precision="highest") for m in (onto, along))
-    variance = jnp.mean((x - _mean(law, c)) ** 2)
-    blocks, d = law.blocks, law.dimension
-    mass = jnp.exp(jax.nn.logsumexp(law.joint.blocks.log_weights, 1))
+    variance = jnp.mean((x - _means(blocks, c, evaluation)) ** 2)
+    mass = jnp.exp(jax.nn.logsumexp(joint.log_weights, 1))
     tiny = jnp.finfo(y.dtype).tiny
-    logs = jnp.log(jnp.maximum(blocks.variances[:, :d], tiny)).mean(1)
+    logs = jnp.log(jnp.maximum(blocks.variances[:, : blocks.diffused], tiny)).mean(1)
     width = 0.7 * jnp.exp(mass @ logs / 2)
-    least = log_density(c, 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation).min()
-    return width, variance, least
+    return width, variance, log_density(c, 1.0, 0.0, prior, evaluation=evaluation).min()

@@ -33,7 +33,6 @@ from jaxtyping import Array
 from mcscore._validation import Table, at_least
 from mcscore.frames import Frame, FrameKind, Identity, Placed
 from mcscore.jet import Blocks
-from mcscore.mixtures.calibration import calibrated
 from mcscore.mixtures.clustering import clusterings
 from mcscore.mixtures.covariances import (
     clustered_blocks,
@@ -42,7 +41,7 @@ from mcscore.mixtures.covariances import (
     shrunk_clusters,
     stretched,
 )
-from mcscore.mixtures.layout import balanced_blocks
+from mcscore.mixtures.layout import balanced_blocks, calibrated
 
 MOST_ROWS = 1_000_000  # rows stored at most
 Number = Any  # to the user a number, or None: by rule; a tracer under jit

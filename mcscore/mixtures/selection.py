@@ -20,10 +20,10 @@ from mcscore._arrays import host_generator
 from mcscore._validation import Table, at_least, of_type
 from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
-from mcscore.mixtures.calibration import SMALL, calibrated
 from mcscore.mixtures.clustering import FITTING_ROWS
 from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters, stretched
 from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
+from mcscore.mixtures.layout import SMALL, calibrated
 from mcscore.mixtures.report import Trial
 from mcscore.mixtures.splits import Split, cluster
 

@@ -7,6 +7,7 @@ shapes share one compiled program. Build one with ``mixture(x, ...)``.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -315,6 +316,12 @@ class Mixture:
     def weights_shared(self, y: Array, log_p: Array) -> Array:
         """Return ``effective_sample_size`` at coordinates ``y`` (b, d) of density ``log_p``."""
         return jnp.exp(2 * log_p - _log_squares(y, self))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the law to one safetensors file, moved into place when complete; ``mcs.load`` reads it."""
+        from mcscore.mixtures.files import save_law
+
+        save_law(self, path)
 
     def summary(self) -> Report | None:
         """Return ``report``, by which name it is to be asked for."""

@@ -11,7 +11,7 @@ from scipy.stats import kstest, norm
 import mcscore as mcs
 from mcscore.frames import placed, splines
 from mcscore.jet import conditioning
-from mcscore.mixtures import calibration
+from mcscore.mixtures import layout
 from tests.conftest import X64
 
 RNG, KEY = np.random.default_rng(0), jax.random.key(0)
@@ -96,7 +96,7 @@ def test_calibrated_frame_gives_the_law_the_marginals_of_the_data(key):
 
 @pytest.mark.parametrize("thinned", [False, True])
 def test_calibration_is_exact_at_the_knots(thinned, monkeypatch):
-    monkeypatch.setattr(calibration, "CALIBRATING_ROWS", 10_000 if thinned else 100_000)
+    monkeypatch.setattr(layout, "CALIBRATING_ROWS", 10_000 if thinned else 100_000)
     x, kernel = skewed(20_000), mcs.Local(0.6, 3, 2)
     law = mcs.mixture(x, kernel=kernel, frame=mcs.Gaussianize())
     normal = mcs.Gaussianize().fit(x)

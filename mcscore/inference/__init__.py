@@ -1,0 +1,17 @@
+"""Inference: missing values, dynamics, observations, and whether a law is calibrated."""
+
+from mcscore.inference.diagnostics import Coverage, coverage, rank
+from mcscore.inference.dynamics import Dynamics, fit_dynamics
+from mcscore.inference.imputation import impute
+from mcscore.inference.posteriors import Posterior, posterior
+
+__all__ = [
+    "Coverage",
+    "Dynamics",
+    "Posterior",
+    "coverage",
+    "fit_dynamics",
+    "impute",
+    "posterior",
+    "rank",
+]

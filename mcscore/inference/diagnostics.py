@@ -1,0 +1,89 @@
+r"""Diagnostics: is a conditional law calibrated, and does an observation belong to the data?
+
+Expected coverage (Hermans et al. 2022): of pairs ``(x, c)`` from the joint law, the share of draws ``x'``
+from ``p(x' | c)`` with ``p(x' | c) > p(x | c)`` is uniform if the conditional law is right. Simulation-based
+calibration (Talts et al. 2018) asks the same of each column's rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mcscore._numbers import points
+from mcscore._validation import as_key, at_least
+
+
+class Coverage(NamedTuple):
+    """Ranks of true values among draws, which are uniform if a conditional law is calibrated.
+
+    Attributes:
+        levels: Of the highest-density regions, (n,): the level at which each true value is just covered.
+        ranks: Share of draws below the true value, by column, (n, d).
+        distance: Largest distance of the levels' distribution function from the diagonal.
+        band: Beyond which that distance is by chance in one of a hundred cases.
+    """
+
+    levels: Float[np.ndarray, "n"]
+    ranks: Float[np.ndarray, "n d"]
+    distance: float
+    band: float
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the distance lies within the band."""
+        return self.distance <= self.band
+
+
+def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) -> Coverage:
+    """Return expected coverage and calibration ranks of a conditional law or generator at fresh pairs.
+
+    Args:
+        key: Random key.
+        law: ``ConditionalMixture`` or conditional ``Generator``.
+        x: True values (n, d), which the law has not seen.
+        condition: Their conditions (n, k).
+        draws: For each condition.
+
+    Raises:
+        ValueError: If shapes do not fit.
+
+    >>> import mcscore as mcs
+    >>> c = jax.random.normal(jax.random.key(0), (1200, 1))
+    >>> x = c + jax.random.normal(jax.random.key(1), (1200, 1))
+    >>> law = mcs.mixture(x[:1000], condition=c[:1000], kernel=mcs.Local(1.0, clusters=1))
+    >>> coverage(jax.random.key(2), law, x[1000:], c[1000:], draws=50).calibrated
+    True
+    """
+    at_least(10, draws=draws)
+    x = np.asarray(points(x, law.dimension, None))
+    c = np.asarray(points(condition, law.condition_dimension, None, "condition"))
+    if len(x) != len(c):
+        raise ValueError(f"condition: expected a row for each of {len(x)}, got {len(c)}")
+    n, d = x.shape
+    each = np.repeat(c, draws, 0)
+    drawn = law.sample(as_key(key), n * draws, condition=each)
+    own = np.asarray(law.log_prob(x, condition=c))
+    theirs = np.asarray(law.log_prob(drawn, condition=each)).reshape(n, draws)
+    levels = np.mean(theirs > own[:, None], 1)
+    ranks = np.mean(np.asarray(drawn).reshape(n, draws, d) < x[:, None], 1)
+    grid = np.sort(levels)
+    distance = float(np.max(np.abs(grid - (np.arange(n) + 0.5) / n)))
+    return Coverage(levels, ranks, distance, 1.63 / np.sqrt(n) + 1 / draws)
+
+
+def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, "n"]:
+    """Return of each row the share of the law's own draws that are less likely: near 0 it is no datum.
+
+    >>> import mcscore as mcs
+    >>> law = mcs.mixture(jax.random.normal(jax.random.key(0), (500, 2)), kernel=mcs.Whitened(0.4))
+    >>> [round(float(r), 1) for r in rank(jax.random.key(1), law, [[9.0, 9.0], [0.0, 0.0]])]
+    [0.0, 1.0]
+    """
+    at_least(1, draws=draws)
+    own = law.log_prob(rows)
+    theirs = jnp.sort(law.log_prob(law.sample(as_key(key), draws)))
+    return jnp.searchsorted(theirs, own) / draws

@@ -1,0 +1,81 @@
+"""Missing values, filled in by exact draws from the law of what is missing given what is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from mcscore._arrays import rounded_up
+from mcscore._numbers import names_of, points
+from mcscore._validation import as_key, at_least, of_type
+from mcscore.jet.sampling import draw_given
+from mcscore.mixtures.conditional import conditional_of
+from mcscore.mixtures.value import Mixture
+
+
+def impute(
+    key: Array, law: Mixture, rows: Any, *, draws: int = 1
+) -> Float[np.ndarray, "draws n d"]:
+    """Return ``draws`` tables (draws, n, d) with every NaN of ``rows`` drawn given what its row knows.
+
+    Exact for the law: a mixture given some of its columns is a mixture. Rows of one pattern of NaN are
+    drawn together, O(n_missing rows d) time for each draw; a row of which nothing is known is a draw from
+    the law. Tied values that are known stand for the middle of their intervals: an approximation.
+
+    Args:
+        key: Random key.
+        law: Of all columns, with a density.
+        rows: (n, d), NaN where missing; a DataFrame's columns are taken by their names, if the law has any.
+        draws: Of each missing entry.
+
+    Raises:
+        ValueError: If ``rows`` have other columns than the law, or hold infinities; if the law has no
+            density.
+
+    >>> import mcscore as mcs
+    >>> x = np.random.default_rng(0).standard_normal((300, 2)) @ [[1, 0.9], [0, 0.4]]
+    >>> law = mcs.mixture(x, kernel=mcs.Whitened(0.3, preserve=True))
+    >>> filled = impute(jax.random.key(0), law, [[1.0, np.nan], [0.5, 0.5]], draws=3)
+    >>> filled.shape, filled[:, 0, 0].tolist()
+    ((3, 2, 2), [1.0, 1.0, 1.0])
+    """
+    of_type(Mixture, "mcs.mixture(x, kernel=mcs.Auto())", law=law)
+    at_least(1, draws=draws)
+    law.require_width("impute")
+    key = as_key(key)
+    names = law.columns if names_of(rows) is not None else None
+    table = np.asarray(points(rows, law.dimension, names, "rows"))
+    table = table if np.issubdtype(table.dtype, np.floating) else table.astype(np.float64)
+    if (bad := np.argwhere(np.isinf(table))).size:
+        row, column = bad[0].tolist()
+        raise ValueError(
+            f"rows: expected numbers or NaN, got {table[row, column]} in column {column}, row {row}"
+        )
+    filled = np.repeat(table[None], draws, 0)
+    missing = np.isnan(table)
+    patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
+    for pattern, lost in enumerate(patterns):
+        if not lost.any():
+            continue
+        index = np.flatnonzero(of_row.reshape(-1) == pattern)
+        own = jax.random.fold_in(key, int.from_bytes(np.packbits(lost).tobytes()[:4], "big"))
+        found = _drawn(own, law, np.tile(table[index], (draws, 1)), lost)
+        for j, column in zip(np.flatnonzero(lost), found.T, strict=True):
+            filled[:, index, j] = column.reshape(draws, len(index))
+    return filled
+
+
+def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Return a draw (n, m) of what is lost of every row of a table (n, d)."""
+    n = len(table)
+    if lost.all():
+        return np.asarray(law.sample(key, n))
+    columns, given = (np.flatnonzero(which).tolist() for which in (lost, ~lost))
+    part = conditional_of(law, columns, given)
+    known = np.pad(table[:, given], ((0, rounded_up(n) - n), (0, 0)), mode="edge")
+    y = draw_given(key, part.blocks, part.conditions(known), len(known))[:n]
+    y = np.asarray(y, np.float64)  # nothing is compiled for the frame
+    return part.frame.restore(part.frame.inverse(y))
