@@ -29,7 +29,8 @@ from mcscore.generators.networks import MLP
 from mcscore.mixtures.selection import Auto
 from mcscore.pipeline import fit
 
-TRANSITIONS = 60_000  # at most, drawn at random: more tell little more
+TRANSITIONS = 150_000  # at most, drawn at random: deviations are then known to about a hundredth
+MOST_ROWS = 300_000, 60_000  # stored of a law of up to three columns, and of more
 
 
 @jax.tree_util.register_dataclass
@@ -159,6 +160,6 @@ def fit_dynamics(
     if len(now) > transitions:
         rows = np.asarray(jax.random.permutation(pick, len(now)))[:transitions]
     quick = MLP(width=48 if d <= 2 else 64, depth=4)
-    kernel = Auto(frames=(Affine(whiten=True),), most_rows=12_000)
+    kernel = Auto(frames=(Affine(whiten=True),), most_rows=MOST_ROWS[now.shape[1] + d > 3])
     options = dict(network=quick, kernel=kernel, encoder=False, refine=0) | options
     return Dynamics(fit(key, moved[rows], condition=now[rows], **options))

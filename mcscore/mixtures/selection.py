@@ -30,6 +30,8 @@ from mcscore.mixtures.splits import Split, cluster
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
+SLIGHTLY = 0.003  # nats: less than chance among a few thousand rows held out
+FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
 
@@ -151,7 +153,7 @@ class _Search:
         first = _climb(trial, RATIOS, 1.0)
         assert first.condition_h is not None
         ratio = first.condition_h / best.h
-        if ratio == 1:
+        if ratio == 1 or first.log_likelihood < best.log_likelihood + SLIGHTLY:
             return best
         return self.bandwidth(splits, number, partitions, BANDWIDTHS, best.h, ratio)
 
@@ -170,8 +172,9 @@ class _Search:
         """
         several = self.several if n <= SMALL else 1
         most = max(1, min(self.auto.most_clusters, n // 10))
+        guess = min(guess, FEW) if splits[0].given else guess
         numbers = sorted({int(np.clip(round(guess * 2.0**k), 1, most)) for k in range(-8, 9)})
-        start = min(guess, most)
+        start, before = min(guess, most), len(self.curve)
         if len(splits) <= 2:  # the first three clusterings, else one core's work each, side by side
             middle = numbers.index(start)
             cluster(splits, numbers[max(0, middle - 1) : middle + 2], 1)
@@ -180,7 +183,15 @@ class _Search:
             partitions = several if number > 1 else 1  # one cluster is the same in all of them
             return self.bandwidth(splits, number, partitions, BANDWIDTHS[1::2])
 
-        return _climb(trial, numbers, start)
+        best = _climb(trial, numbers, start)
+        if not splits[0].given:
+            return best
+        # Of x given c little may be left for clusters to tell, and their covariances are the noisier the more
+        # there are: the fewest that say about as much.
+        tried = [
+            t for t in self.curve[before:] if t.log_likelihood > best.log_likelihood - SLIGHTLY
+        ]
+        return min(tried, key=lambda t: (t.clusters, -t.log_likelihood))
 
     def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
         """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""

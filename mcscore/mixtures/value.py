@@ -23,7 +23,7 @@ from mcscore._arrays import is_traced, is_zero, rounded_up, shapes, with_precisi
 from mcscore._numbers import column_numbers, points
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
-from mcscore.frames import Identity
+from mcscore.frames import AffineFrame, Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.jet.sampling import draw, pick_rows
 from mcscore.mixtures.layout import mean_of, moments
@@ -184,6 +184,52 @@ class Mixture:
             )
         return self._derived(law, frame, rest)
 
+    def observe(self, matrix: Any, values: Any, covariance: Any) -> Mixture:
+        """Return the law given an observation ``values = matrix @ x + noise``, exactly: again a mixture.
+
+        The Kalman update of every component, and its weight by the density of what was observed. Safe under
+        ``jit`` and ``grad`` with respect to ``values``.
+
+        Args:
+            matrix: Which linear functions of the columns, in the user's units, were observed, (m, d).
+            values: What was observed, (m,).
+            covariance: Of the Gaussian noise, (m, m), positive definite; a number for equal variances.
+
+        Raises:
+            ValueError: If shapes do not fit, or the frame is not affine: in others an observation is not
+                linear.
+
+        >>> from mcscore import Isotropic, mixture
+        >>> law = mixture([[0.0, 0.0]], kernel=Isotropic(1.0))
+        >>> law.observe([[1.0, 0.0]], [2.0], 1.0).points()[0]
+        Array([[1., 0.]], dtype=float...)
+        """
+        if not isinstance(self.frame, Identity | AffineFrame):
+            raise ValueError(
+                "observe: expected a law in an affine frame (mcs.Affine()), without bounds or ties, got "
+                f"{type(self.frame).__name__}"
+            )
+        matrix, values = (jnp.asarray(a, self.dtype) for a in (matrix, values))
+        m, d = len(values) if values.ndim == 1 else 0, self.dimension
+        if matrix.shape != (m, d) or m == 0:
+            raise ValueError(
+                f"matrix: expected shape (m, {d}) for values (m,), got {matrix.shape} and {values.shape}"
+            )
+        noise = jnp.asarray(covariance, self.dtype)
+        noise = noise * jnp.eye(m, dtype=self.dtype) if noise.ndim == 0 else noise
+        if noise.shape != (m, m):
+            raise ValueError(
+                f"covariance: expected shape ({m}, {m}) or a number, got {noise.shape}"
+            )
+        if not is_traced(noise) and not (np.linalg.eigvalsh(np.asarray(noise)) > 0).all():
+            raise ValueError("covariance: expected a positive definite matrix")
+        zero = jnp.zeros((1, d), self.dtype)
+        shift = self.frame.inverse(zero)[0]
+        back = self.frame.inverse(jnp.eye(d, dtype=self.dtype)) - shift[None]
+        along = jnp.matmul(back, matrix.T, precision="highest")
+        seen = values - jnp.matmul(matrix, shift, precision="highest")
+        return replace(self, report=None, **_observed(self.blocks, along, seen, noise))
+
     def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:
         """Return a mixture without a report: what was measured of this one does not hold for it."""
         names = self.columns and tuple(self.columns[j] for j in columns)
@@ -339,6 +385,29 @@ def _conditional(
     blocks: Blocks, onto: Array, along: Array, places: Array, gains: Array
 ) -> tuple[Blocks, Array, Array]:
     return _with_moments(conditioning.conditional(blocks, onto, along, places, gains))
+
+
+@jax.jit
+def _observed(blocks: Blocks, along: Array, values: Array, noise: Array) -> dict[str, Any]:
+    """Return the law of ``y`` given ``y @ along + noise``, as of columns of which the noise is some more."""
+    (k, _, d), m = blocks.rows.shape, len(values)
+    variances, axes = jnp.linalg.eigh(noise)
+    bases = jnp.broadcast_to(jnp.eye(d, dtype=noise.dtype), (k, d, d))
+    bases = bases if blocks.bases is None else blocks.bases
+    axes = jnp.broadcast_to(axes, (k, m, m))
+    across = jnp.zeros((k, d, m), noise.dtype)
+    whole = Blocks(
+        jnp.pad(blocks.rows, ((0, 0), (0, 0), (0, m))),
+        blocks.log_weights,
+        jnp.pad(blocks.centers, ((0, 0), (0, m))),
+        jnp.block([[bases, across], [jnp.swapaxes(across, 1, 2), axes]]),
+        jnp.concatenate([blocks.variances, jnp.broadcast_to(variances, (k, m))], 1),
+    )
+    onto = jnp.eye(d + m, d, dtype=noise.dtype)
+    given = jnp.concatenate([along, jnp.eye(m, dtype=noise.dtype)])
+    law = conditioning.conditional(whole, onto, given, values[None], jnp.zeros(1, noise.dtype))
+    width, variance = moments(law, jnp)
+    return dict(blocks=law, width=width, variance=variance)
 
 
 def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
