@@ -14,6 +14,9 @@ from . import (
     generators as generators,
 )
 from . import (
+    inference as inference,
+)
+from . import (
     jet as jet,
 )
 from . import (

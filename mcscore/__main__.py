@@ -1,4 +1,4 @@
-"""The command line: ``mcscore demo | fit | sample | density | plot | reproduce | export``."""
+"""The command line: ``mcscore demo | fit | sample | density | condition | impute | plot | ...``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import numpy as np
 import platformdirs
 import typer
 
-from mcscore import __version__, datasets, plotting
+from mcscore import __version__, datasets, inference, plotting
+from mcscore._numbers import column_numbers
 from mcscore._validation import Table, at_least
 from mcscore.datasets.reading import write
 from mcscore.experiments import demo as demonstration
 from mcscore.experiments import report, reproduce
-from mcscore.generators import load
+from mcscore.generators import Generator, load
 from mcscore.pipeline import fit_stages
 from mcscore.storage import replacing
 
@@ -32,7 +33,9 @@ app = typer.Typer(
 )
 PROGRAMS = platformdirs.user_cache_path("mcscore") / "programs"
 TABLES = (".csv", ".npy")
-OPTIONS = {"--bounds": "COLUMN=LOW:HIGH", "--periodic": "COLUMN=PERIOD"}
+OPTIONS = {
+    "--bounds": "COLUMN=LOW:HIGH", "--periodic": "COLUMN=PERIOD", "--given": "COLUMN=VALUE",
+}  # fmt: skip
 ROWS = "rows as .csv (with or without a header), .npy or .npz"
 Data = Annotated[Path, typer.Argument(help=ROWS, show_default=False)]
 Model = Annotated[Path, typer.Argument(help="file written by mcscore fit", show_default=False)]
@@ -44,6 +47,11 @@ Member = Annotated[
 Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="whether a .csv starts with names; by default found"),
+]
+
+
+Given = Annotated[
+    list[str] | None, typer.Option(help="a condition's value, by name or number: temp=3.2 or 0=3.2")
 ]
 
 
@@ -89,6 +97,67 @@ def _ends(text: str) -> tuple[float | None, float | None]:
     return float(low) if low else None, float(high) if high else None
 
 
+def _columns(text: str | None) -> list[Any] | None:
+    """Return names or numbers of columns, separated by commas."""
+    if text is None:
+        return None
+    return [int(name) if name.isdecimal() else name for name in map(str.strip, text.split(","))]
+
+
+def _law(model: Any, path: Path) -> Any:
+    """Return the law of a model, or the model if it is one."""
+    if isinstance(model, Generator) and model.law is None:
+        raise ValueError(f"{path}: was saved without its law")
+    return model.law if isinstance(model, Generator) else model
+
+
+def _names(model: Any) -> tuple[Any, Any]:
+    """Return the names of a model's columns, and of its conditions; None without any."""
+    if isinstance(model, Generator):
+        return model.about.get("columns"), model.about.get("condition")
+    return model.columns, model.condition_columns
+
+
+def _conditions(model: Any, given: Sequence[str], file: Path | None, header: bool | None) -> Any:
+    """Return what is to be handed to a model as its conditions."""
+    if file is not None:
+        if given:
+            raise ValueError("--given: expected none beside --given-file")
+        table = _read(file, None, header)
+        names = _names(model)[1]
+        if table.columns and names:
+            table = table.of_columns(column_numbers(list(names), len(table.columns), table.columns))
+        return table.values
+    values = _by_column("--given", given, float)
+    if not values:
+        return None
+    names, k = _names(model)[1], model.condition_dimension
+    numbers = column_numbers(list(values), max(k, 1), names)
+    if k == 0 or len(values) != k:
+        wanted = (
+            "none, the model has no conditions"
+            if k == 0
+            else f"{k} values ({names or 'by number'})"
+        )
+        raise ValueError(f"--given: expected {wanted}, got {list(given)}")
+    return np.array(list(values.values()))[np.argsort(numbers)]
+
+
+def _divided(table: Table, model: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a model's columns of a table and, behind or by their names, its conditions."""
+    (names, given), d, k = _names(model), model.dimension, model.condition_dimension
+    known = None if names is None else [*names, *(given or ())]
+    if table.columns and known and sorted(table.columns) != sorted(known):
+        raise ValueError(f"{path}: expected the model's columns {known}, got {list(table.columns)}")
+    if table.values.shape[1] != d + k:
+        width = f"expected {d} columns as the model" + (f" and {k} conditions behind" if k else "")
+        raise ValueError(f"{path}: {width}, got {table.values.shape[1]}")
+    values = table.values
+    if table.columns and known:
+        values = values[:, [table.columns.index(name) for name in known]]
+    return values[:, :d], values[:, d:] if k else None
+
+
 def _save(generator: Any, path: Path) -> None:
     """Write a model; where that fails after all the work, elsewhere, and raise ``OSError`` saying where."""
     try:
@@ -116,6 +185,9 @@ def fit(
     data: Data,
     out: Annotated[Path, out("model file to write (.safetensors)")],
     pairs: Annotated[int, typer.Option(help="labeled pairs")] = 50_000,
+    condition: Annotated[
+        str | None, typer.Option(help="columns on which the others depend: temp,pressure or 3,4")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="passes over them, at most; by default 3000 steps of 512")
     ] = None,
@@ -141,7 +213,14 @@ def fit(
     )
     table = _read(data, array, header)
     how: dict[str, Any] = dict(epochs=epochs, refine=refine, progress=sys.stderr.isatty())
-    made = fit_stages(jax.random.key(seed), table, pairs=pairs, **columns, **how)
+    given = _columns(condition)
+    if given is not None:
+        numbers = column_numbers(given, table.values.shape[1], table.columns)
+        rest = [j for j in range(table.values.shape[1]) if j not in numbers]
+        table, given = table.of_columns([*rest, *numbers]), len(numbers)
+        if not rest:
+            raise ValueError("--condition: expected fewer than all columns, to leave some")
+    made = fit_stages(jax.random.key(seed), table, condition=given, pairs=pairs, **columns, **how)
     _save(made.generator, out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
     rows, columns = table.values.shape
@@ -152,15 +231,31 @@ def fit(
 def sample(
     model: Model,
     out: Annotated[Path, out(".csv or .npy file to write")],
-    n: Annotated[int, typer.Option("-n", help="number of rows")] = 10_000,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", help="number of rows, by default 10000; for each row of a file 1"),
+    ] = None,
+    given: Given = None,
+    given_file: Annotated[
+        Path | None, typer.Option(help="conditions, a row each: .csv, .npy or .npz")
+    ] = None,
     seed: Seed = 0,
+    header: Header = None,
 ) -> None:
-    """Draw rows from a saved generator."""
+    """Draw rows from a saved generator or law."""
+    n = (10_000 if given_file is None else 1) if n is None else n
     at_least(1, **{"-n": n})
-    _check_out(out, *TABLES, keep=[model])
-    generator = load(model)
-    rows = np.asarray(generator.sample(jax.random.key(seed), n))
-    write(out, rows, generator.about.get("columns"))
+    _check_out(out, *TABLES, keep=[model, *([] if given_file is None else [given_file])])
+    found = load(model)
+    conditions = _conditions(found, given or [], given_file, header)
+    if given_file is not None:
+        conditions = np.repeat(conditions, n, 0)
+        n = len(conditions)
+    options = (
+        {} if conditions is None and not found.condition_dimension else {"condition": conditions}
+    )
+    rows = np.asarray(found.sample(jax.random.key(seed), n, **options))
+    write(out, rows, _names(found)[0])
     print(f"{out}: {len(rows)} rows, {rows.shape[1]} columns")
 
 
@@ -168,25 +263,76 @@ def sample(
 def density(
     model: Model,
     data: Data,
-    out: Annotated[Path, out(".csv or .npy file to write: log_prob, certified")],
+    out: Annotated[Path, out(".csv or .npy file to write: log_prob, and with --network certified")],
+    network: Annotated[
+        bool, typer.Option("--network", help="of the network's samples, instead of the law's")
+    ] = False,
     array: Member = None,
     header: Header = None,
 ) -> None:
-    """Compute log densities of rows under a saved generator."""
+    """Compute log densities of rows under the law of a saved model; conditions stand behind, or by name."""
     _check_out(out, *TABLES, keep=[model, data])
-    generator, table = load(model), _read(data, array, header)
-    known = generator.about.get("columns")
-    if table.columns and known and list(table.columns) != list(known):
-        found = list(table.columns)
-        raise ValueError(f"{data}: expected the model's columns {list(known)}, got {found}")
-    if table.values.shape[1] != generator.dimension:
-        width = f"expected {generator.dimension} columns as the model"
-        raise ValueError(f"{data}: {width}, got {table.values.shape[1]}")
-    found = generator.density(table.values)
-    log_prob, certified = (np.asarray(part) for part in (found.log_prob, found.certified))
+    found, table = load(model), _read(data, array, header)
+    rows, conditions = _divided(table, found, data)
+    if not network:
+        log_prob = np.asarray(_law(found, model).log_density_of(rows, conditions))
+        write(out, log_prob[:, None], ["log_prob"])
+        print(f"{out}: {len(table)} rows, their mean {log_prob.mean():.4g} nats")
+        return
+    if not isinstance(found, Generator):
+        raise ValueError(f"--network: {model} is a law, it has none")
+    density = found.density(rows, conditions)
+    log_prob, certified = (np.asarray(part) for part in (density.log_prob, density.certified))
     write(out, np.stack([log_prob, certified], 1), ["log_prob", "certified"])
     mean = f"{log_prob[certified].mean():.4g} nats" if certified.any() else "none"
     print(f"{out}: {len(table)} rows, {certified.mean():.1%} certified, their mean {mean}")
+
+
+@app.command()
+def condition(
+    model: Model,
+    out: Annotated[Path, out(".csv or .npy file to write")],
+    given: Given = None,
+    n: Annotated[int, typer.Option("-n", help="number of rows")] = 10_000,
+    seed: Seed = 0,
+) -> None:
+    """Draw rows from a saved model's law, given values of some of its columns, exactly."""
+    at_least(1, **{"-n": n})
+    _check_out(out, *TABLES, keep=[model])
+    law = _law(load(model), model).joint
+    values = _by_column("--given", given or [], float)
+    if not values:
+        raise ValueError(
+            f"--given: expected a column's value at least, such as {OPTIONS['--given']}"
+        )
+    part = law.condition(list(values), list(values.values()))
+    rows = np.asarray(part.sample(jax.random.key(seed), n))
+    write(out, rows, part.columns)
+    print(f"{out}: {len(rows)} rows, {rows.shape[1]} columns")
+
+
+@app.command()
+def impute(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, out(".csv or .npy file to write; draws follow each other")],
+    draws: Annotated[int, typer.Option(help="of every missing entry")] = 1,
+    seed: Seed = 0,
+    array: Member = None,
+    header: Header = None,
+) -> None:
+    """Fill in missing entries of a table by draws from a saved model's law, given what each row knows."""
+    at_least(1, **{"--draws": draws})
+    _check_out(out, *TABLES, keep=[model, data])
+    law = _law(load(model), model).joint
+    rows, columns = datasets.read(data, array, header, missing=True)
+    if columns and law.columns:
+        order = column_numbers(list(law.columns), len(columns), columns)
+        rows = rows[:, order]
+    filled = inference.impute(jax.random.key(seed), law, rows, draws=draws)
+    write(out, filled.reshape(-1, filled.shape[2]), law.columns or columns)
+    missing = np.isnan(np.asarray(rows, np.float64)).sum()
+    print(f"{out}: {len(rows)} rows, {missing} missing entries, {draws} draws")
 
 
 @app.command()

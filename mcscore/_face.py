@@ -10,7 +10,7 @@ from typing import Any
 from lazy_loader import attach_stub
 
 ROOMS = (
-    "datasets", "experiments", "flows", "frames", "generators", "jet", "metrics", "mixtures",
+    "datasets", "experiments", "flows", "frames", "generators", "inference", "jet", "metrics", "mixtures",
     "pipeline", "plotting", "schedules", "storage",
 )  # fmt: skip
 MOVED = {  # what README, docs or notebooks of 0.1 used: where it is now

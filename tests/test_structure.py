@@ -26,7 +26,7 @@ FLOORS = [  # a room imports from lower floors, or from itself without circles
     {"flows", "sklearn"},
     {"generators"},
     {"pipeline"},
-    {"experiments"},
+    {"experiments", "inference"},
     {"__main__"},
 ]
 OWNERS = {
@@ -257,7 +257,14 @@ def test_public_names_exist_and_are_documented():
             assert ">>>" in inspect.getdoc(value) or name in ("load", "fit_stages"), name
 
 
-PAGES = ("README.md", "docs/index.md", "docs/own_networks.md", "docs/guide.md", "docs/tables.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/own_networks.md",
+    "docs/guide.md",
+    "docs/tables.md",
+    "docs/conditions.md",
+)
 
 
 @pytest.mark.slow
@@ -276,7 +283,8 @@ def test_code_of_the_pages_runs(page, tmp_path):
     quick |= {"pairs, epochs=60": f"pairs, {tiny}", "pairs=5_000, epochs=10": f"pairs=300, {tiny}"}
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, clusters=2)", "epochs=10": "epochs=2"}
-    quick |= {"width=32, depth=3": "width=8, depth=1"}
+    quick |= {"width=32, depth=3": "width=8, depth=1", "2_000": "200", "draws=50": "draws=10"}
+    quick |= {"condition=c, pairs=5_000, epochs=10": f"condition=c, {law}, pairs=300, {tiny}"}
     code = "\n".join(blocks)
     for long, short in quick.items():
         code = code.replace(long, short)

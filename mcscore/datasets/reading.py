@@ -19,9 +19,11 @@ import numpy as np
 
 from mcscore.storage import replacing
 
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+
 
 def read(
-    path: Path, array: str | None = None, header: bool | None = None
+    path: Path, array: str | None = None, header: bool | None = None, *, missing: bool = False
 ) -> tuple[np.ndarray, list[str] | None]:
     """Return the table (n, d) in a ``.npy``, ``.npz`` or ``.csv`` file, and its header if it has one.
 
@@ -32,6 +34,7 @@ def read(
         path: The file. Pickles in it are never opened.
         array: Name of the array in an ``.npz`` file; by default its only one, or "train".
         header: Whether a CSV file's first row are names; by default if none of its cells is a number.
+        missing: Take cells of a CSV file that are empty, or NA, for NaN, instead of refusing them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -39,7 +42,9 @@ def read(
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    text = dict.fromkeys((".csv", ".tsv", ".txt"), partial(_read_csv, header=header))
+    text = dict.fromkeys(
+        (".csv", ".tsv", ".txt"), partial(_read_csv, header=header, missing=missing)
+    )
     readers = {".npy": _read_npy, ".npz": partial(_read_npz, array=array), **text}
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in readers or (path.suffix == ".gz" and suffix not in text):
@@ -71,7 +76,9 @@ class _Dialect(NamedTuple):
     first: list[str]
 
 
-def _read_csv(path: Path, header: bool | None) -> tuple[np.ndarray, list[str] | None]:
+def _read_csv(
+    path: Path, header: bool | None, missing: bool
+) -> tuple[np.ndarray, list[str] | None]:
     with _opened(path) as file:
         start = [line for line in islice(file, 200) if line.strip() and line[0] != "#"]
     dialect = _dialect(start)
@@ -85,7 +92,8 @@ def _read_csv(path: Path, header: bool | None) -> tuple[np.ndarray, list[str] | 
         if dialect.decimal == ",":
             lines = (line.replace(",", ".") for line in lines)
         try:
-            table = np.loadtxt(lines, delimiter=dialect.separator, quotechar='"', ndmin=2)
+            how: Any = dict(converters=_number_or_nan, encoding="utf-8") if missing else {}
+            table = np.loadtxt(lines, delimiter=dialect.separator, quotechar='"', ndmin=2, **how)
         except ValueError as error:
             raise ValueError(_located(str(error), dialect.first if named else None)) from error
     names = dialect.first if named else None
@@ -135,6 +143,10 @@ def _located(text: str, names: list[str] | None) -> str:
     row, column = int(found[1]), int(found[2]) - 1
     name = repr(names[column]) if names and column < len(names) else column
     return text[: found.start()] + f"in column {name}, row {row}"
+
+
+def _number_or_nan(text: str) -> float:
+    return float("nan") if text.strip().lower() in MISSING else float(text)
 
 
 def _is_number(text: str, decimal: str = ".") -> bool:

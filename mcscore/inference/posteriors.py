@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.metrics import effective_sample_size
 from mcscore.mixtures.value import Mixture
@@ -91,8 +93,8 @@ def posterior(
 def _moved(
     key: Array, law: Mixture, log_likelihood: Callable[[Array], Array], draws: Array, moves: int
 ) -> Array:
-    import blackjax
-
+    with needed("moves", "BlackJAX", "mcmc"):
+        blackjax = import_module("blackjax")
     spread = np.cov(np.asarray(draws, np.float64).T).reshape(draws.shape[1], -1)
     root = np.linalg.cholesky(
         spread * 2.38**2 / len(spread) + 1e-12 * np.trace(spread) * np.eye(len(spread))

@@ -172,9 +172,7 @@ def frame_from(tensors: Tensors, name: str, prefix: str = "") -> Frame:
 
     def part(of: str) -> dict[str, Any]:
         start = f"{prefix}{of}/"
-        return {
-            k.removeprefix(start): jnp.asarray(v) for k, v in tensors.items() if k.startswith(start)
-        }
+        return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
     frame = FRAMES[name](**part("frame"))
     for of, kind in OUTER.items():

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import mcscore as mcs
-from mcscore.generators import files
-from mcscore.storage import read_tensors, write_tensors
+from mcscore.storage import fingerprint, read_tensors, write_tensors
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(4).standard_normal((120, 2))
@@ -60,8 +59,8 @@ def rewritten(path, old=True, **changes):
         else:
             name = name.replace("__", "/")
             tensors[name] = change(tensors[name]) if callable(change) else change
-    header["format_version"] = "1" if old else "2"
-    digest = {} if old else dict(digest=files.fingerprint(header, tensors))
+    header["format_version"] = "1" if old else "3"
+    digest = {} if old else dict(digest=fingerprint(header, tensors))
     write_tensors(path, tensors, header | digest)
 
 
@@ -86,6 +85,12 @@ ATTACKS = {
     "ends swapped": dict(bounded__ends=lambda a: a[::-1]),
     "nearest": dict(bounded__nearest=lambda a: -a),
     "integers": dict(params__Dense_0__bias=lambda a: a.astype(np.int32)),
+    "a law of other columns": dict(law__centers=lambda a: a[:, :1]),
+    "a law with negative variances": dict(law__variances=lambda a: -a),
+    "a law given all": dict(
+        law='{"given": 2, "frame": "AffineFrame", "columns": null, "report": null}'
+    ),
+    "a law of nothing": dict(law="{}"),
     "two precisions": dict(params__Dense_0__bias=lambda a: a.astype(np.float16)),
 }
 
