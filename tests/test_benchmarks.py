@@ -19,7 +19,7 @@ def test_score_benchmark_runs_and_writes_json_lines(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["labels", "pipeline", "generator", "rivals", "kinds"])
+@pytest.mark.parametrize("name", ["labels", "pipeline", "generator", "rivals", "kinds", "dynamics"])
 def test_other_benchmarks_run(name, tmp_path):
     out = tmp_path / "out.jsonl"
     run = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--out", str(out)]
