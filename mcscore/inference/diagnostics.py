@@ -35,7 +35,7 @@ class Coverage(NamedTuple):
     @property
     def calibrated(self) -> bool:
         """Whether the distance lies within the band."""
-        return self.distance <= self.band
+        return bool(self.distance <= self.band)
 
 
 def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) -> Coverage:
@@ -86,4 +86,4 @@ def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, 
     at_least(1, draws=draws)
     own = law.log_prob(rows)
     theirs = jnp.sort(law.log_prob(law.sample(as_key(key), draws)))
-    return jnp.searchsorted(theirs, own) / draws
+    return jnp.searchsorted(theirs, own).astype(own.dtype) / draws

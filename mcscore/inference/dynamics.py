@@ -56,7 +56,7 @@ class Dynamics:
 
     def rollout(
         self, key: Array, x0: Any, steps: int, parameters: Any = None
-    ) -> Float[Array, "steps+1 m d"]:
+    ) -> Float[Array, "times m d"]:
         """Return paths (steps + 1, m, d) from the states ``x0`` (m, d), which come first.
 
         One forward pass per step, under ``lax.scan``; outside the states of training the network

@@ -83,7 +83,8 @@ def posterior(
     size = float(effective_sample_size(log_weights))
     evidence = float(jax.nn.logsumexp(log_weights) - jnp.log(1.0 * proposals))
     shares = jnp.cumsum(jax.nn.softmax(log_weights))
-    level = (jnp.arange(n) + jax.random.uniform(pick_key)) / n
+    level = jnp.arange(n, dtype=shares.dtype) + jax.random.uniform(pick_key, dtype=shares.dtype)
+    level = level / n
     draws = x[jnp.minimum(jnp.searchsorted(shares, level * shares[-1]), proposals - 1)]
     if moves:
         draws = _moved(move_key, law, log_likelihood, draws, moves)

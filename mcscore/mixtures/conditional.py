@@ -15,6 +15,7 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -196,9 +197,7 @@ class ConditionalMixture:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the law to one safetensors file, moved into place when complete; ``mcs.load`` reads it."""
-        from mcscore.mixtures.files import save_law
-
-        save_law(self, path)
+        import_module("mcscore.mixtures.files").save_law(self, path)  # which knows this class
 
     def support(self, condition: Any) -> Support:
         """Return how well the data know conditions (k,) or (b, k), see `Support`."""
@@ -346,7 +345,8 @@ def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> Cond
 
 @jax.jit
 def _covariance(blocks: Blocks) -> Array:
-    bases = jnp.eye(blocks.rows.shape[-1])[None] if blocks.bases is None else blocks.bases
+    eye = jnp.eye(blocks.rows.shape[-1], dtype=blocks.rows.dtype)[None]
+    bases = eye if blocks.bases is None else blocks.bases
     weights = jnp.exp(blocks.log_weights)
     rows = jnp.einsum(
         "krd,ked->kre",

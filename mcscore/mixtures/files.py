@@ -134,13 +134,13 @@ def law_from(tensors: Tensors, text: str) -> Mixture | ConditionalMixture:
 def _report(found: Any) -> Report | None:
     if found is None:
         return None
-    report = Report(**found | dict(curve=[Trial(**trial) for trial in found["curve"]]))
-    numbered = {
-        name: {int(j): _hint(value) for j, value in getattr(report, name).items()}
+    told = {
+        name: {int(j): _hint(value) for j, value in found[name].items()}
         for name in ("tied", "kinds", "suspected")
     }
-    names = None if report.names is None else tuple(report.names)
-    return dataclasses.replace(report, names=names, **numbered)
+    curve, names = [Trial(**trial) for trial in found["curve"]], found["names"]
+    told |= dict(curve=curve, names=None if names is None else tuple(names))
+    return Report(**found | told)
 
 
 def _hint(value: Any) -> Any:

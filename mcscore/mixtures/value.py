@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -365,9 +366,7 @@ class Mixture:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the law to one safetensors file, moved into place when complete; ``mcs.load`` reads it."""
-        from mcscore.mixtures.files import save_law
-
-        save_law(self, path)
+        import_module("mcscore.mixtures.files").save_law(self, path)  # which knows this class
 
     def summary(self) -> Report | None:
         """Return ``report``, by which name it is to be asked for."""

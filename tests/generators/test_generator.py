@@ -148,7 +148,7 @@ DAMAGE = {
     "random": lambda data: np.random.default_rng(0).bytes(5000),
     "huge header": lambda data: b"\xff" * 8 + data[8:],
     "other format": lambda data: data.replace(b'"mcscore.generator"', b'"somebody.elses__"'),
-    "newer": lambda data: data.replace(b'"format_version":"2"', b'"format_version":"9"'),
+    "newer": lambda data: data.replace(b'"format_version":"3"', b'"format_version":"9"'),
     "other network": lambda data: data.replace(b'\\"width\\": 16', b'\\"width\\": 17'),
     "evil activation": lambda data: data.replace(b'\\"silu\\"', b'\\"eval\\"'),
     "unknown frame": lambda data: data.replace(b"AffineFrame", b"Afgine_rame"),
