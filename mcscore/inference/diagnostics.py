@@ -51,7 +51,7 @@ def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) 
     Raises:
         ValueError: If shapes do not fit.
 
-    >>> import mcscore as mcs
+    >>> import jax, mcscore as mcs
     >>> c = jax.random.normal(jax.random.key(0), (1200, 1))
     >>> x = c + jax.random.normal(jax.random.key(1), (1200, 1))
     >>> law = mcs.mixture(x[:1000], condition=c[:1000], kernel=mcs.Local(1.0, clusters=1))
@@ -78,7 +78,7 @@ def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) 
 def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, "n"]:
     """Return of each row the share of the law's own draws that are less likely: near 0 it is no datum.
 
-    >>> import mcscore as mcs
+    >>> import jax, mcscore as mcs
     >>> law = mcs.mixture(jax.random.normal(jax.random.key(0), (500, 2)), kernel=mcs.Whitened(0.4))
     >>> [round(float(r), 1) for r in rank(jax.random.key(1), law, [[9.0, 9.0], [0.0, 0.0]])]
     [0.0, 1.0]
