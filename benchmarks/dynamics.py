@@ -73,7 +73,9 @@ def moments_error(found: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> tu
     return float(mean.max()), float(np.abs(found.std(0) / truth.std(0) - 1).max())
 
 
-def judge(name: str, problem: dict[str, Any], paths: int, many: int) -> dict[str, Any]:
+def judge(
+    name: str, problem: dict[str, Any], paths: int, many: int, **small: Any
+) -> dict[str, Any]:
     """Fit one problem and compare with the truth."""
     r = np.random.default_rng(11)
     count = problem.get("parameters", 0)
@@ -83,7 +85,7 @@ def judge(name: str, problem: dict[str, Any], paths: int, many: int) -> dict[str
         x.append(problem["step"](x[-1], c, r))
     x = np.stack(x, 1)
     start = time.perf_counter()
-    law = mcs.inference.fit_dynamics(jax.random.key(0), x, c)
+    law = mcs.inference.fit_dynamics(jax.random.key(0), x, c, **small)
     seconds = time.perf_counter() - start
 
     scale, one = x.reshape(-1, x.shape[2]).std(0), []
@@ -117,7 +119,8 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         paths, many = (500, 2000) if options.quick else (15_000, 200_000)
-        results.add(**judge(name, problem, paths, many))
+        small = dict(pairs=500, epochs=2) if options.quick else {}
+        results.add(**judge(name, problem, paths, many, **small))
         if options.quick:
             break
 

@@ -8,6 +8,7 @@ from scipy.stats import kstest, multivariate_normal
 
 import mcscore as mcs
 from mcscore import inference
+from tests.conftest import X64
 
 COVARIANCE = np.array([[2, 0.6, -0.8], [0.6, 1, 0.3], [-0.8, 0.3, 1.5]])
 ROWS = np.random.default_rng(3).multivariate_normal([1, 2, 3], COVARIANCE, 2000)
@@ -143,7 +144,7 @@ def ou(m, times, seed=0, dt=0.1, mu=1.2, sigma=0.3):
     return np.stack(x, 1), decay, deviation
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(X64, reason="in float32, as users: float64 has no native kernel")
 def test_ornstein_uhlenbeck_by_steps_and_in_the_long_run(key):
     paths, decay, deviation = ou(15_000, 4)
     quick = dict(pairs=20_000, epochs=60)
