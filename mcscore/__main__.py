@@ -97,11 +97,22 @@ def _ends(text: str) -> tuple[float | None, float | None]:
     return float(low) if low else None, float(high) if high else None
 
 
-def _columns(text: str | None) -> list[Any] | None:
+def _columns(text: str) -> list[Any]:
     """Return names or numbers of columns, separated by commas."""
-    if text is None:
-        return None
     return [int(name) if name.isdecimal() else name for name in map(str.strip, text.split(","))]
+
+
+def _given_behind(
+    table: Table, condition: list[Any], options: dict[str, dict[Any, Any]]
+) -> tuple[Table, dict[str, dict[Any, Any]]]:
+    """Return the table with its conditions behind, and what is said of columns by number, renumbered."""
+    known = column_numbers(condition, table.values.shape[1], table.columns)
+    order = [j for j in range(table.values.shape[1]) if j not in known] + known
+    renumbered = {
+        name: {order.index(j) if j in order else j: said for j, said in by_column.items()}
+        for name, by_column in options.items()
+    }
+    return table.given_behind(known), renumbered
 
 
 def _law(model: Any, path: Path) -> Any:
@@ -207,24 +218,19 @@ def fit(
 ) -> None:
     """Learn a generator from a table."""
     _check_out(out, ".safetensors", keep=[data])
-    columns = dict(
+    columns: dict[str, dict[Any, Any]] = dict(
         bounds=_by_column("--bounds", bounds or [], _ends),
         periodic=_by_column("--periodic", periodic or [], float),
     )
     table = _read(data, array, header)
     how: dict[str, Any] = dict(epochs=epochs, refine=refine, progress=sys.stderr.isatty())
-    given = _columns(condition)
-    if given is not None:
-        numbers = column_numbers(given, table.values.shape[1], table.columns)
-        rest = [j for j in range(table.values.shape[1]) if j not in numbers]
-        table, given = table.of_columns([*rest, *numbers]), len(numbers)
-        if not rest:
-            raise ValueError("--condition: expected fewer than all columns, to leave some")
-    made = fit_stages(jax.random.key(seed), table, condition=given, pairs=pairs, **columns, **how)
+    if condition is not None:
+        table, columns = _given_behind(table, _columns(condition), columns)
+    made = fit_stages(jax.random.key(seed), table, pairs=pairs, **columns, **how)
     _save(made.generator, out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
-    rows, columns = table.values.shape
-    print(f"{made.mixture.report}\n{out}: {rows} rows, {columns} columns ({seconds})")
+    rows, width = table.values.shape
+    print(f"{made.mixture.report}\n{out}: {rows} rows, {width} columns ({seconds})")
 
 
 @app.command()
@@ -251,10 +257,7 @@ def sample(
     if given_file is not None:
         conditions = np.repeat(conditions, n, 0)
         n = len(conditions)
-    options = (
-        {} if conditions is None and not found.condition_dimension else {"condition": conditions}
-    )
-    rows = np.asarray(found.sample(jax.random.key(seed), n, **options))
+    rows = np.asarray(found.sample(jax.random.key(seed), n, condition=conditions))
     write(out, rows, _names(found)[0])
     print(f"{out}: {len(rows)} rows, {rows.shape[1]} columns")
 
@@ -275,7 +278,7 @@ def density(
     found, table = load(model), _read(data, array, header)
     rows, conditions = _divided(table, found, data)
     if not network:
-        log_prob = np.asarray(_law(found, model).log_density_of(rows, conditions))
+        log_prob = np.asarray(_law(found, model).log_prob(rows, condition=conditions))
         write(out, log_prob[:, None], ["log_prob"])
         print(f"{out}: {len(table)} rows, their mean {log_prob.mean():.4g} nats")
         return

@@ -31,6 +31,7 @@ class Table:
         dtype: Precision of what is computed from the table: its own, float32 unless x64 is enabled.
         name: What errors call the table: the argument, or the file that it came from.
         kept: Which of the rows given have a positive weight.
+        given: How many of the columns, the last ones, are conditions of the others.
     """
 
     values: Float[np.ndarray, "n d"]
@@ -40,6 +41,7 @@ class Table:
     dtype: Any
     name: str
     kept: np.ndarray
+    given: int = 0
 
     @classmethod
     def of(
@@ -109,8 +111,19 @@ class Table:
         kinds = tuple(self.kinds[j] for j in columns)
         return replace(self, values=self.values[:, columns], columns=names, kinds=kinds)
 
+    def given_behind(self, columns: Sequence[int]) -> Table:
+        """Return the table with some columns moved behind the others, whose conditions they are.
+
+        Raises:
+            ValueError: If no other is left.
+        """
+        rest = [j for j in range(self.values.shape[1]) if j not in columns]
+        if not rest:
+            raise ValueError("condition: expected fewer than all columns, to leave some")
+        return replace(self.of_columns([*rest, *columns]), given=len(columns))
+
     def beside(self, other: Table) -> Table:
-        """Return the table with the columns of another, of the same rows, behind its own.
+        """Return the table with the columns of another, of the same rows, behind its own: its conditions.
 
         Where only one of the two has names, the other's columns are called by the argument and their number.
         """
@@ -126,7 +139,7 @@ class Table:
                 raise ValueError(f"{other.name}: {self.name} has a column {twice[0]!r} too")
         values = np.concatenate([self.values, other.values[self.kept]], 1)
         kinds = self.kinds + other.kinds
-        return replace(self, values=values, columns=names, kinds=kinds)
+        return replace(self, values=values, columns=names, kinds=kinds, given=other.values.shape[1])
 
     def label(self, column: Any) -> str:
         """Return how errors name a column: by its name if it has one."""

@@ -113,7 +113,7 @@ def fit_stages(
             range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density.
     """
     law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
-    table, given = joined(x, condition, weights)
+    table = joined(x, condition, weights)
     table.require_spread()
     at_least(2, pairs=pairs)
     pairs = int(pairs)
@@ -136,9 +136,7 @@ def fit_stages(
     rows: dict[str, Any] = dict(groups=groups, bounds=bounds, periodic=periodic)
     law = stages.run(
         "mixture",
-        lambda: mixture(
-            table, condition=given or None, kernel=kernel, frame=frame, key=law_key, **rows
-        ),
+        lambda: mixture(table, kernel=kernel, frame=frame, key=law_key, **rows),
     )
     made = stages.run(
         "labels",

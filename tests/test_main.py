@@ -200,3 +200,49 @@ def test_names_with_commas_come_back(tmp_path):
     assert found == names
     np.testing.assert_allclose(rows, GOOD[:5, :3], rtol=1e-6)
     assert list(pd.read_csv(tmp_path / "x.csv").columns) == names
+
+
+def test_conditions_from_the_shell(tmp_path, capsys):
+    """Names, numbers and files; options by number mean the columns of the file, wherever these go."""
+    r = np.random.default_rng(5)
+    c = r.uniform(0, 1, 300)
+    rows = np.stack([c, 2 * c + 0.1 * r.standard_normal(300), r.exponential(1, 300)], 1)
+    data, model = tmp_path / "x.csv", tmp_path / "m.safetensors"
+    np.savetxt(data, rows, delimiter=",", header="temp,a,wait", comments="")
+    few = ["--pairs", "300", "--epochs", "2", "--refine", "0"]
+    asked = ["--condition", "0", "--bounds", "2=0:"]
+    assert main(["fit", str(data), "--out", str(model), *asked, *few]) == 0
+    law = mcs.load(model).law
+    assert law.columns == ("a", "wait") and law.condition_columns == ("temp",)
+
+    def run(command, *rest):
+        out = tmp_path / f"{command}.npy"
+        assert main([command, str(model), *rest, "--out", str(out)]) == 0
+        return np.load(out)
+
+    drawn = run("sample", "--given", "temp=0.5", "-n", "400")
+    assert drawn.shape == (400, 2) and (drawn[:, 1] >= 0).all()
+    np.savetxt(tmp_path / "c.csv", [0.2, 0.8], header="temp", comments="")
+    assert run("sample", "--given-file", str(tmp_path / "c.csv"), "-n", "3").shape == (6, 2)
+    nats = run("density", str(data))
+    exact = law.log_prob(rows[:, 1:], condition=rows[:, :1])
+    np.testing.assert_allclose(nats[:, 0], exact, atol=1e-4)
+    assert run("density", str(data), "--network").shape == (300, 2)
+    assert run("condition", "--given", "a=1.0", "-n", "5").shape == (5, 2)
+    holes = tmp_path / "holes.csv"
+    holes.write_text("temp,a,wait\n0.5,,1.0\n0.25,NA,\n")
+    filled = run("impute", str(holes), "--draws", "2")
+    assert filled.shape == (4, 3) and np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[[0, 2], 2], [0.5, 0.5])  # in the model's order
+    capsys.readouterr()
+    for wrong, message in (
+        (["sample", "-n", "3"], "condition: expected 1 values"),
+        (["sample", "--given", "pressure=1"], "'pressure'"),
+        (["sample", "--given", "temp"], "--given: expected COLUMN=VALUE"),
+        (["condition"], "--given: expected a column's value"),
+    ):
+        assert main([wrong[0], str(model), *wrong[1:], "--out", str(tmp_path / "o.npy")]) == 2
+        assert message in capsys.readouterr().err
+    mcs.load(model).save(model, law=False)
+    assert main(["density", str(model), str(data), "--out", str(tmp_path / "o.npy")]) == 2
+    assert "was saved without its law" in capsys.readouterr().err

@@ -54,10 +54,10 @@ def evaluate(
     >>> evaluate(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).log_p.shape
     (1,)
     """
-    return evaluated(x_t, t, mixture, schedule, condition, reading, 2 if laplacian else 1)
+    return _evaluated(x_t, t, mixture, schedule, condition, reading, 2 if laplacian else 1)
 
 
-def evaluated(
+def _evaluated(
     x_t: Points,
     t: Time,
     mixture: Law,
@@ -92,7 +92,7 @@ def at_times(
     reading: Reading,
     order: int,
 ) -> Jet:
-    """Return ``evaluated``, nothing checked, conditions in the law's own coordinates."""
+    """Return ``evaluate``, nothing checked, conditions in the law's own coordinates."""
     alpha, variance, *rates = schedule.rates(t)
     jet = stream(
         mixture.queries(x_t, conditions),
@@ -117,7 +117,7 @@ def score(
     >>> score(jnp.zeros((1, 2)), 0.5, mixture(jnp.ones((5, 2)), kernel=Isotropic(0.1)), Linear()).shape
     (1, 2)
     """
-    return evaluated(x_t, t, mixture, schedule, condition, Score(), 0).field
+    return _evaluated(x_t, t, mixture, schedule, condition, Score(), 0).field
 
 
 def denoise(
@@ -129,7 +129,7 @@ def denoise(
     >>> denoise(jnp.zeros((1, 2)), 0.5, mixture(jnp.ones((5, 2)), kernel=Dirac()), Linear())
     Array([[1., 1.]], dtype=float...)
     """
-    return evaluated(x_t, t, mixture, schedule, condition, Denoiser(), 0).field
+    return _evaluated(x_t, t, mixture, schedule, condition, Denoiser(), 0).field
 
 
 def velocity(
@@ -141,7 +141,7 @@ def velocity(
     >>> velocity(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1, 2)
     """
-    return evaluated(x_t, t, mixture, schedule, condition, Velocity(), 0).field
+    return _evaluated(x_t, t, mixture, schedule, condition, Velocity(), 0).field
 
 
 def log_density(
@@ -153,7 +153,7 @@ def log_density(
     >>> log_density(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1,)
     """
-    return evaluated(x_t, t, mixture, schedule, condition, Score(), 1).log_p
+    return _evaluated(x_t, t, mixture, schedule, condition, Score(), 1).log_p
 
 
 def divergence(
@@ -165,6 +165,6 @@ def divergence(
     >>> divergence(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).shape
     (1,)
     """
-    laplacian = evaluated(x_t, t, mixture, schedule, condition, Score(), 2).laplacian
+    laplacian = _evaluated(x_t, t, mixture, schedule, condition, Score(), 2).laplacian
     assert laplacian is not None  # asked for
     return laplacian

@@ -73,8 +73,11 @@ def solve_flow(
         ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
             ``stepsize_controller`` are given, or shapes do not fit.
     """
-    options = clock, solver, steps, stepsize_controller, saves
-    return _solve(*_arguments(start, mixture, schedule, condition, to_data, *options))
+    points, *options = _arguments(
+        start, mixture, schedule, clock, solver, steps, stepsize_controller
+    )
+    conditions = mixture.conditions(condition, len(points))
+    return _solve(points, mixture, schedule, conditions, *options, to_data, saves)
 
 
 def compiled_flow(
@@ -94,11 +97,11 @@ def compiled_flow(
 
     For any thread: JAX's settings belong to a thread, and the program has those of the caller's.
     """
-    options = clock, solver, steps, stepsize_controller, None
-    start, _, _, _, numbers, *static = _arguments(
-        start, mixture, schedule, None, True, *options, False
+    start, numbers, *options = _arguments(
+        start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
-    program = _solve.lower(start, mixture, schedule, conditions, numbers, *static).compile()
+    lowered = _solve.lower(start, mixture, schedule, conditions, numbers, *options, True, None)
+    program = lowered.compile()
     return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
 
 
@@ -114,25 +117,14 @@ def solved(
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Flow:
     """Return ``solve_flow`` to data, conditions in the law's own coordinates."""
-    options = clock, solver, steps, stepsize_controller, None
-    start, _, _, _, *others = _arguments(start, mixture, schedule, None, True, *options, False)
-    return _solve(start, mixture, schedule, conditions, *others)
+    start, *options = _arguments(
+        start, mixture, schedule, clock, solver, steps, stepsize_controller
+    )
+    return _solve(start, mixture, schedule, conditions, *options, True, None)
 
 
-def _arguments(
-    start,
-    mixture,
-    schedule,
-    condition,
-    to_data,
-    clock,
-    solver,
-    steps,
-    stepsize_controller,
-    saves,
-    checked=True,
-) -> tuple:
-    """Return the arguments of ``_solve``, checked; but for the condition, if that has been."""
+def _arguments(start, mixture, schedule, clock, solver, steps, stepsize_controller) -> tuple:
+    """Return the start and the choices of ``_solve``, checked."""
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     of_type(Schedule, "mcs.Cosine()", schedule=schedule)
     start = jnp.asarray(points(start, mixture.dimension, None, "start"), mixture.dtype)
@@ -145,8 +137,7 @@ def _arguments(
         mixture.require_width("flow")
     steps = steps or (None if stepsize_controller is not None else DEFAULT_STEPS)
     numbers, choices = eqx.partition(stepsize_controller, _is_tolerance(stepsize_controller))
-    c = mixture.conditions(condition, len(start)) if checked else None
-    return start, mixture, schedule, c, numbers, to_data, clock, solver, steps, choices, saves
+    return start, numbers, clock, solver, steps, choices
 
 
 def _is_tolerance(controller: Any) -> Any:
@@ -160,7 +151,7 @@ def _is_tolerance(controller: Any) -> Any:
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
 def _solve(
-    start, mixture, schedule, conditions, numbers, to_data, clock, solver, steps, choices, saves
+    start, mixture, schedule, conditions, numbers, clock, solver, steps, choices, to_data, saves
 ) -> Flow:
     inner, times = clock(mixture, schedule, start.dtype)
     # From x_1 = m + v z, the law's own mean and deviation there, in the clock's own scale at either end.

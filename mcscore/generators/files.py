@@ -52,7 +52,7 @@ def read(path: str | os.PathLike) -> Any:
     tensors, header = files.read(path, KINDS)
     try:
         if header["format"] == files.FORMAT:
-            return files.load_law(tensors, header)
+            return files.law_from(tensors, header["law"])
         return _fields(tensors, header)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"path: {path} is damaged ({error})") from error

@@ -90,10 +90,10 @@ def _agreement_at(
 ) -> Agreement:
     found = generator.density(x, c)
     certified = np.asarray(found.certified)
-    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_density_of(x, c)))[certified]
+    error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(x, condition=c)))[certified]
     samples, log_q = generator.sample_and_log_prob(key, len(x), c)
     folded = np.isnan(np.asarray(log_q))
-    log_weights = jnp.where(folded, -jnp.inf, law.log_density_of(samples, c) - log_q)
+    log_weights = jnp.where(folded, -jnp.inf, law.log_prob(samples, condition=c) - log_q)
     size = jax.jit(effective_sample_size)(log_weights)  # one program, not fourteen
     mean = float(error.mean()) if len(error) else float("nan")
     shares = float(certified.mean()), float(size) / len(x), float(folded.mean())

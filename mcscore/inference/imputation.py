@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import jax
@@ -61,7 +62,7 @@ def impute(
         if not lost.any():
             continue
         index = np.flatnonzero(of_row.reshape(-1) == pattern)
-        own = jax.random.fold_in(key, int.from_bytes(np.packbits(lost).tobytes()[:4], "big"))
+        own = jax.random.fold_in(key, zlib.crc32(np.packbits(lost).tobytes()))
         found = _drawn(own, law, np.tile(table[index], (draws, 1)), lost)
         for j, column in zip(np.flatnonzero(lost), found.T, strict=True):
             filled[:, index, j] = column.reshape(draws, len(index))
@@ -76,6 +77,6 @@ def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.
     columns, given = (np.flatnonzero(which).tolist() for which in (lost, ~lost))
     part = conditional_of(law, columns, given)
     known = np.pad(table[:, given], ((0, rounded_up(n) - n), (0, 0)), mode="edge")
-    y = draw_given(key, part.blocks, part.conditions(known), len(known))[:n]
+    y = draw_given(key, part.blocks, part.conditions(known))[:n]
     y = np.asarray(y, np.float64)  # nothing is compiled for the frame
     return part.frame.restore(part.frame.inverse(y))

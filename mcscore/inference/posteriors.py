@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, of_type
+from mcscore.frames import OpenedFrame
 from mcscore.metrics import effective_sample_size
 from mcscore.mixtures.value import Mixture
 
@@ -54,10 +55,11 @@ def posterior(
         log_likelihood: From rows (b, d), in the user's units, to log likelihoods (b,).
         n: Draws returned.
         proposals: Draws of the law that are weighted.
-        moves: Steps of the chain; 0 needs no BlackJAX. Columns with ties or ends are not moved.
+        moves: Steps of the chain; 0 needs no BlackJAX.
 
     Raises:
-        ValueError: If the likelihood returns another shape, NaN, or zero everywhere.
+        ValueError: If the likelihood returns another shape, NaN, or zero everywhere; if ``moves`` are asked
+            for of a law with ties, whose values a walk would leave.
         ImportError: If ``moves`` are asked for without BlackJAX.
 
     >>> import mcscore as mcs
@@ -69,6 +71,8 @@ def posterior(
     of_type(Mixture, "mcs.mixture(x, kernel=mcs.Auto())", law=law)
     at_least(1, n=n, proposals=proposals)
     at_least(0, moves=moves)
+    if moves and _has_ties(law.frame):
+        raise ValueError("moves: expected 0 for a law with tied columns (integers, atoms)")
     draw_key, pick_key, move_key = jax.random.split(as_key(key), 3)
     x = jnp.asarray(law.sample(draw_key, proposals))
     log_weights = jnp.asarray(log_likelihood(x))
@@ -89,6 +93,10 @@ def posterior(
     if moves:
         draws = _moved(move_key, law, log_likelihood, draws, moves)
     return Posterior(draws, size, evidence, moves)
+
+
+def _has_ties(frame: Any) -> bool:
+    return isinstance(frame, OpenedFrame) or (hasattr(frame, "inner") and _has_ties(frame.inner))
 
 
 def _moved(

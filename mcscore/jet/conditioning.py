@@ -81,6 +81,35 @@ def divided(blocks: Blocks, onto: Float[Array, "d a"], given: Float[Array, "d b"
     )
 
 
+def observed(
+    blocks: Blocks,
+    along: Float[Array, "d m"],
+    values: Float[Array, "m"],
+    noise: Float[Array, "m m"],
+) -> Blocks:
+    """Return the law of ``y`` given ``y @ along + e = values`` with ``e ~ N(0, noise)``.
+
+    ``(y, e)`` has the blocks' rows, zero in the further columns, whose variances are the noise's; then it is
+    ``conditional``. Every component has the Kalman update.
+    """
+    (k, _, d), m = blocks.rows.shape, len(values)
+    variances, axes = jnp.linalg.eigh(noise)
+    eye = jnp.broadcast_to(jnp.eye(d, dtype=noise.dtype), (k, d, d))
+    across = jnp.zeros((k, d, m), noise.dtype)
+    axes = jnp.broadcast_to(axes, (k, m, m))
+    bases = eye if blocks.bases is None else blocks.bases
+    whole = Blocks(
+        jnp.pad(blocks.rows, ((0, 0), (0, 0), (0, m))),
+        blocks.log_weights,
+        jnp.pad(blocks.centers, ((0, 0), (0, m))),
+        jnp.block([[bases, across], [jnp.swapaxes(across, 1, 2), axes]]),
+        jnp.concatenate([blocks.variances, jnp.broadcast_to(variances, (k, m))], 1),
+    )
+    given = jnp.concatenate([along, jnp.eye(m, dtype=noise.dtype)])
+    onto = jnp.eye(d + m, d, dtype=noise.dtype)
+    return conditional(whole, onto, given, values[None], jnp.zeros(1, noise.dtype))
+
+
 def _joint(blocks: Blocks, onto: Array, given: Array, values: Array, gain: Array) -> Blocks:
     """Return the law of ``y @ onto`` where ``y @ given = values``, times the density of that."""
     roots = jnp.sqrt(blocks.variances)[..., None]

@@ -67,54 +67,35 @@ def block_jet(
 ) -> Jet:
     """Return one block's jet, its field (d, b); ``alpha``, ``variance`` are (1, 1) or (1, b).
 
-    Queries run along the last axis: with few columns every operation is a long vector's.
+    Queries run along the last axis: with few columns every operation is a long vector's. Where the block has
+    ``given`` columns (see `Blocks`) these are neither scaled nor noisy, and what they say moves the others.
     """
-    if block.given:
-        return _conditional_jet(x, alpha, variance, block, reading, laplacian)
-    rows, basis = block.rows, block.bases
-    variances, center = block.variances[:, None], block.centers[:, None]
-    x = x - alpha * center
-    x = x if basis is None else product(basis.T, x)
+    split, basis = block.diffused, block.bases
+    own = None if basis is None else basis[:split, :split]
+    variances, center = block.variances[:split, None], block.centers[:split, None]
+    y = x[:split] - alpha * center
+    y = y if own is None else product(own.T, y)
     precision = 1 / (alpha**2 * variances + variance)
+    queries, scales, precisions, told = y, alpha, precision, None
+    if basis is not None and block.given:
+        seen = product(basis[split:].T, x[split:] - block.centers[split:, None])
+        told = seen[:split]
+        y = y + alpha * told
+        ones = jnp.ones((block.given, precision.shape[1]), x.dtype)
+        queries = jnp.concatenate([y, seen[split:]])
+        scales = jnp.concatenate([jnp.broadcast_to(alpha, precision.shape), ones])
+        precisions = jnp.concatenate([precision, ones])
 
-    log_p, mean, spread = posterior(x, alpha, precision, rows, block.log_weights, laplacian)
+    log_p, mean, spread = posterior(
+        queries, scales, precisions, block.rows, block.log_weights, laplacian
+    )
     slope, constant, offset = reading.coefficients(alpha)
     along = (slope * variances + constant) * precision
-    field = along * x + (offset - alpha * along) * mean
-    field = field if basis is None else product(basis, field)
+    field = along * y + (offset - alpha * along) * mean[:split]
+    field = field if told is None else field - offset * told
+    field = field if own is None else product(own, field)
     field = field + offset * center
     if spread is None:
         return Jet(log_p, field, None)
-    return Jet(log_p, field, jnp.sum((alpha * precision) ** 2 * spread - precision, 0))
-
-
-def _conditional_jet(
-    x: Array, alpha: Array, variance: Array, block: Blocks, reading: Reading, laplacian: bool
-) -> Jet:
-    """Return ``block_jet`` where the last columns of ``x`` are conditions, see `Blocks`."""
-    split, basis = block.diffused, block.bases
-    y, c, center = x[:split], x[split:] - block.centers[split:, None], block.centers[:split, None]
-    seen = product(basis[split:].T, c)  # what c says of every column, those of c first of all
-    told = seen[:split]
-    y = product(basis[:split, :split].T, y - alpha * center) + alpha * told
-    like = jnp.broadcast_to(alpha, (1, jnp.shape(alpha)[-1]))
-    ones = jnp.ones((block.given, like.shape[1]), x.dtype)
-    alphas = jnp.concatenate([jnp.broadcast_to(alpha, (split, like.shape[1])), ones])
-    variances = block.variances[:split, None]
-    precision = 1 / (alpha**2 * variances + variance)
-    precisions = jnp.concatenate(
-        [precision, jnp.broadcast_to(ones[:, :1], (block.given, precision.shape[1]))]
-    )
-    queries = jnp.concatenate([y, seen[split:]])
-
-    log_p, mean, spread = posterior(
-        queries, alphas, precisions, block.rows, block.log_weights, laplacian
-    )
-    slope, constant, offset = reading.coefficients(alpha)
-    along = (slope * variances + constant) * precision
-    field = along * y + (offset - alpha * along) * mean[:split] - offset * told
-    field = product(basis[:split, :split], field) + offset * center
-    if spread is None:
-        return Jet(log_p, field, None)
-    own = (alpha * precision) ** 2 * spread[:split] - precision
-    return Jet(log_p, field, jnp.sum(own, 0))
+    squares = (alpha * precision) ** 2 * spread[:split]
+    return Jet(log_p, field, jnp.sum(squares - precision, 0))

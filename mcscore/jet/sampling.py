@@ -31,17 +31,15 @@ def draw(key: Array, blocks: Blocks, n: int) -> Float[Array, "n d"]:
     return y + blocks.centers[block]
 
 
-def draw_given(
-    key: Array, blocks: Blocks, conditions: Float[Array, "b k"], n: int
-) -> Float[Array, "n d"]:
-    """Return ``n`` draws of a law with ``given`` columns: for one condition, or one per draw.
+@jax.jit
+def draw_given(key: Array, blocks: Blocks, conditions: Float[Array, "n k"]) -> Float[Array, "n d"]:
+    """Return a draw for each of the conditions, of a law with ``given`` columns (see `Blocks`).
 
-    One pass over the rows for each condition, in tiles: first the block, by its mass, then the row.
+    One pass over the rows for each, in tiles: first the block, by its mass, then the row.
     """
-    d, c = blocks.diffused, conditions
-    log_masses = _masses(blocks, c)
+    c, n, d = conditions, len(conditions), blocks.diffused
     block_key, row_key, noise_key = jax.random.split(key, 3)
-    block = jax.random.categorical(block_key, log_masses, shape=(n,))
+    block = jax.random.categorical(block_key, _masses(blocks, c))
 
     def row_of(given: tuple[Array, Array, Array]) -> Array:
         c, block, key = given
@@ -49,9 +47,8 @@ def draw_given(
             key, _logits(jax.tree.map(lambda a: a[block], blocks), c[None])[:, 0]
         )
 
-    each = jnp.broadcast_to(c, (n, c.shape[1]))
     keys = jax.random.split(row_key, n)
-    row = jax.lax.map(row_of, (each, block, keys), batch_size=256)
+    row = jax.lax.map(row_of, (c, block, keys), batch_size=256)
     z = jax.random.normal(noise_key, (n, d), c.dtype)
 
     def place(given: tuple[Array, Array, Array, Array]) -> Array:
@@ -61,7 +58,7 @@ def draw_given(
         y = blocks.rows[block, row, :d] + jnp.sqrt(blocks.variances[block, :d]) * z - told
         return center[:d] + jnp.matmul(basis[:d, :d], y, precision="highest")
 
-    return jax.lax.map(place, (each, block, row, z), batch_size=4096)
+    return jax.lax.map(place, (c, block, row, z), batch_size=4096)
 
 
 def _logits(block: Blocks, c: Float[Array, "b k"]) -> Float[Array, "r b"]:

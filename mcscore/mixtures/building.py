@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -55,8 +55,8 @@ def mixture(
         x: Data, (n, d), anything NumPy can view as a table of finite numbers.
         condition: Columns (n, k) on which the law of ``x`` is to depend: a table, or names of columns of
             ``x`` that are taken out of it. ``Auto()`` then chooses by the held-out likelihood of ``x`` given
-            these, with a bandwidth of their own. In ``bounds`` and ``periodic`` their numbers follow those
-            of ``x``.
+            these, with a bandwidth of their own where that helps. In ``bounds`` and ``periodic`` their
+            numbers follow those of the columns that are left: names are safer.
         kernel: Which Gaussian each row carries.
         weights: Non-negative weights of the rows, (n,); equal by default. Rows of weight 0 are left out.
         groups: A label per row, (n,), of rows that belong together (one patient's, one chain's): they are
@@ -84,10 +84,12 @@ def mixture(
     >>> law.dimension, law.blocks.rows.shape
     (3, (1, 3, 3))
     """
-    table, given = joined(x, condition, weights)
+    table = joined(x, condition, weights)
     at_least(1, block_rows=block_rows)
     evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
     check_law(kernel, frame)
+    if table.given and not kernel.has_density:
+        raise ValueError(f"kernel: {kernel} has no density, and so no law given a condition")
     of_type(Evaluation, "mcs.jet.Evaluation()", evaluation=evaluation)
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
@@ -104,7 +106,7 @@ def mixture(
     asked = [frame.spreads_ties for frame in frames]
     spread = any(kernel.spreads_ties if spreads is None else spreads for spreads in asked)
     tables = placed(spread_key, values, weights, spread=spread, ends=ends, circles=circles)
-    tables = [way._replace(given=given) for way in tables]
+    tables = [way._replace(given=table.given) for way in tables]
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
     chosen = kernel.choose(kernel_key, tables, frames, block_rows)
@@ -129,35 +131,31 @@ def mixture(
     _check_resolution(table.dtype, chosen.kernel, chosen.blocks, float(width), float(variance))
     blocks, width, variance = on_device((chosen.blocks, width, variance), table.dtype)
     law = Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
-    return conditional_on_last(law, given) if given else law
+    return conditional_on_last(law, table.given) if table.given else law
 
 
-def joined(x: Any, condition: Any, weights: Any = None) -> tuple[Table, int]:
-    """Return the table of ``x`` with the condition's columns behind, and how many these are.
+def joined(x: Any, condition: Any, weights: Any = None) -> Table:
+    """Return the table of ``x`` with the condition's columns, if any, behind.
 
     Raises:
         ValueError: As ``Table.of``; if ``condition`` has not a row for each of ``x``, or names no columns of
             it.
     """
     table = Table.of(x, weights)
-    if condition is None or isinstance(condition, int):
-        return table, condition or 0  # so many of the last columns
-    if isinstance(condition, str) or (
-        isinstance(condition, Sequence) and condition and isinstance(condition[0], str)
-    ):
-        names = [condition] if isinstance(condition, str) else list(condition)
-        last = column_numbers(names, table.values.shape[1], table.columns)
-        first = [j for j in range(table.values.shape[1]) if j not in last]
-        if not first:
-            raise ValueError("condition: expected fewer than all columns of x, to leave some")
-        return table.of_columns([*first, *last]), len(last)
-    one = np.ndim(condition) == 1
-    given = Table.of(np.asarray(condition)[:, None] if one else condition, name="condition")
+    if condition is None:
+        return table
+    names = [condition] if isinstance(condition, str) else condition
+    if isinstance(names, list | tuple) and names and isinstance(names[0], str):
+        known = column_numbers(names, table.values.shape[1], table.columns)
+        return table.given_behind(known)
+    shape = np.shape(condition)
+    one = np.asarray(condition)[:, None] if len(shape) == 1 else condition
+    given = Table.of(one, name="condition")
     if len(given) != len(table.kept):
         raise ValueError(
             f"condition: expected a row for each of {len(table.kept)} of x, got {len(given)}"
         )
-    return table.beside(given), given.values.shape[1]
+    return table.beside(given)
 
 
 def _check_resolution(

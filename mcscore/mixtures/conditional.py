@@ -23,15 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
+from mcscore._arrays import is_traced, on_device, rounded_up, shapes, with_precision
 from mcscore._numbers import points
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
 from mcscore.jet import Blocks, Denoiser, Evaluation, divided, log_density, stream
+from mcscore.jet.dense import product
 from mcscore.jet.sampling import draw, draw_given
 from mcscore.mixtures.report import Report
-from mcscore.mixtures.value import Mixture
+from mcscore.mixtures.value import Mixture, mean_of_places, shared
 
+Places = tuple[Array, Array]  # coordinates (p, b, d) and what a log density gains, (p, b)
 FEW = 2.0  # components that share a condition's weight: fewer are too few to trust
 BEYOND = 3.0  # nats below the least likely of the data's own conditions
 DRAWN = 2000  # from the law, to know its conditions and its spread
@@ -159,23 +161,21 @@ class ConditionalMixture:
         >>> law.log_prob([[1.0], [1.0]], condition=[[0.5], [2.0]]).shape
         (2,)
         """
-        x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
+        x = points(x, self.dimension, self.columns)
         self._warn_of(self.conditions(condition, len(x)))
-        c = _values(condition, self.condition_dimension, self.condition_columns)
-        c = jnp.broadcast_to(jnp.asarray(c, self.dtype), (len(x), c.shape[1]))
-        more = 0 if is_traced(x) or is_traced(c) else rounded_up(len(x)) - len(x)
-        x, c, n = *(jnp.pad(a, ((0, more), (0, 0)), mode="edge") for a in (x, c)), len(x)
-        return _log_prob(self, x, c)[:n]
-
-    def log_density_of(self, x: Any, condition: Any) -> Float[Array, "b"]:
-        """Return ``log_prob(x, condition=condition)``, for a law with condition as for one without."""
-        return self.log_prob(x, condition=condition)
+        c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
+        if is_traced(x) or is_traced(c) or not self.joint.is_coarse:
+            x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
+            return _log_prob(self, _filled(x, n), _filled(c, n))[:n]
+        x, c = (_filled(np.asarray(a, np.float64), n) for a in (x, c))  # places on the host
+        places = on_device((self.frame.places(x), self.prior.frame.places(c)), self.dtype)
+        return _log_density(self, *places)[:n]
 
     def sample(self, key: Array, n: int, *, condition: Any, as_frame: bool = False) -> Any:
         """Return ``n`` exact draws (n, d) from the law given ``c``: one for all (k,), or one per draw (n, k).
 
-        O(n) for one condition after one pass over the rows; a pass for each draw otherwise. Tied values of
-        conditions stand for the middle of their intervals: an approximation.
+        A pass over the rows for each draw's condition, O(n rows k) time. Tied values of conditions stand for
+        the middle of their intervals: an approximation.
 
         >>> import mcscore as mcs
         >>> c = jax.random.normal(jax.random.key(0), (200, 1))
@@ -187,12 +187,12 @@ class ConditionalMixture:
         n, key = int(n), as_key(key)
         conditions = self.conditions(condition, n)
         self._warn_of(conditions)
-        if len(conditions) != 1 and n:
-            size = n if is_traced(conditions) else rounded_up(n)
-            conditions = jnp.pad(conditions, ((0, size - n), (0, 0)), mode="edge")
-            x = _sample(key, self, conditions, size)[:n]
+        if is_traced(key) or is_traced(conditions) or not self.joint.is_coarse:
+            x = _sample(key, self, _filled(conditions, n))
         else:
-            x = _sample(key, self, conditions[:1], rounded_up(n))[:n]
+            y = draw_given(key, self.blocks, _filled(conditions, n))
+            x = self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
+        x = x[:n]
         return as_dataframe(x, self.columns) if as_frame else x
 
     def save(self, path: str | os.PathLike) -> None:
@@ -212,9 +212,12 @@ class ConditionalMixture:
         return self.joint.condition(list(range(d, d + self.condition_dimension)), c[0])
 
     def _warn_of(self, c: Array) -> None:
-        if is_traced(c) or is_traced(self.least):
+        if is_traced(c) or is_traced(self.least) or not len(c):
             return
-        size, outside = (np.asarray(a) for a in _support(self, c[:1000]))
+        some = c[:1000]
+        size, outside = (
+            np.asarray(a)[: len(some)] for a in _support(self, _filled(some, len(some)))
+        )
         thin = (outside > BEYOND) | (size < FEW)
         if thin.any():
             warnings.warn(
@@ -222,6 +225,14 @@ class ConditionalMixture:
                 "what is said there is extrapolated from a few rows",
                 stacklevel=3,
             )
+
+
+def _filled(rows: Any, n: int) -> Any:
+    """Return rows for ``n`` queries, one that stands for all repeated; some more, so that few programs do."""
+    size = n if is_traced(rows) else rounded_up(n)
+    if len(rows) == 1:
+        return rows[np.zeros(size, int)]
+    return rows[np.clip(np.arange(size), 0, max(n - 1, 0))]
 
 
 def conditions_in(
@@ -271,39 +282,42 @@ def _mean(law: ConditionalMixture, c: Array) -> Array:
 
 
 def _means(blocks: Blocks, c: Array, evaluation: Evaluation) -> Array:
-    """Return the denoised nothing, ``E[x | c]``."""
+    """Return ``E[x | c]``: what is denoised where nothing but noise is left of ``x``."""
     queries = jnp.pad(c, ((0, 0), (blocks.diffused, 0)))
     return stream(queries, 0.0, 1.0, blocks, reading=Denoiser(), evaluation=evaluation).field
 
 
 @jax.jit
 def _log_prob(law: ConditionalMixture, x: Array, c: Array) -> Array:
-    (y, gain), (z, c_gain) = law.frame.places(x), law.prior.frame.places(c)
+    return _log_density(law, law.frame.places(x), law.prior.frame.places(c))
+
+
+@jax.jit
+def _log_density(law: ConditionalMixture, x: Places, c: Places) -> Array:
+    """Return ``log p(x, c) - log p(c)``, both means over the places where ``x`` and ``c`` can be."""
+    (y, gain), (z, c_gain) = x, c
     p, q = len(y), len(z)
     pairs = jnp.concatenate([jnp.repeat(y, q, 0), jnp.tile(z, (p, 1, 1))], 2)
-    gains = jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
-    joint = log_density(
-        pairs.reshape(-1, pairs.shape[2]), 1.0, 0.0, law.blocks, evaluation=law.evaluation
-    ).reshape(gains.shape)
-    given = log_density(
-        z.reshape(-1, z.shape[2]), 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation
-    ).reshape(c_gain.shape)
-    nowhere = jnp.isneginf(joint + gains).all(0)
-    log_p = jax.nn.logsumexp(jnp.where(nowhere[None], 0, joint + gains), 0) - jnp.log(1.0 * p * q)
-    log_p -= jax.nn.logsumexp(given + c_gain, 0) - jnp.log(1.0 * q)
-    return jnp.where(nowhere, -jnp.inf, log_p)
+    joint = _at(law, law.blocks, pairs) + jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
+    return mean_of_places(joint) - mean_of_places(_at(law, law.prior.blocks, z) + c_gain)
 
 
-@partial(jax.jit, static_argnums=3)
-def _sample(key: Array, law: ConditionalMixture, c: Array, n: int) -> Array:
-    y = draw_given(key, law.blocks, c, n)
-    return law.frame.restore(law.frame.inverse(y))
+def _at(law: ConditionalMixture, blocks: Blocks, places: Array) -> Array:
+    """Return the log density of the blocks' law at places (p, b, d), (p, b)."""
+    flat = places.reshape(-1, places.shape[2])
+    log_p = log_density(flat, 1.0, 0.0, blocks, evaluation=law.evaluation)
+    return log_p.reshape(places.shape[:2])
+
+
+@jax.jit
+def _sample(key: Array, law: ConditionalMixture, c: Array) -> Array:
+    return law.frame.restore(law.frame.inverse(draw_given(key, law.blocks, c)))
 
 
 @jax.jit
 def _support(law: ConditionalMixture, c: Array) -> Support:
-    log_p = log_density(c, 1.0, 0.0, law.prior.blocks, evaluation=law.evaluation)
-    size = law.prior.weights_shared(c, log_p)
+    log_p = law.log_evidence(c)
+    size = shared(law.prior.blocks, c, log_p, law.evaluation)
     return Support(size, jnp.maximum(law.least - log_p, 0))
 
 
@@ -326,7 +340,7 @@ def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> Cond
     _, along = joint.frame.part(given, whole)
     onto, along = (np.asarray(a, np.float64) for a in (onto, along))
     # Of the frame's own scores, column by column, what is correlated is whitened.
-    covariance = np.asarray(_covariance(joint.blocks), np.float64)
+    covariance = np.asarray(_covariance(joint), np.float64)
     root = np.linalg.cholesky(onto.T @ covariance @ onto)
     signs = np.concatenate([np.eye(d), -np.eye(d)])
     frame = frame.recalibrated(signs, signs @ root.T)
@@ -344,23 +358,16 @@ def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> Cond
 
 
 @jax.jit
-def _covariance(blocks: Blocks) -> Array:
-    eye = jnp.eye(blocks.rows.shape[-1], dtype=blocks.rows.dtype)[None]
-    bases = eye if blocks.bases is None else blocks.bases
-    weights = jnp.exp(blocks.log_weights)
-    rows = jnp.einsum(
-        "krd,ked->kre",
-        blocks.rows,
-        jnp.broadcast_to(bases, (len(weights), *bases.shape[1:])),
-        precision="highest",
-    )
-    rows = rows + blocks.centers[:, None]
-    mean = jnp.einsum("kr,krd->d", weights, rows)
-    rows = rows - mean[None, None]
-    between = jnp.einsum("kr,krd,kre->de", weights, rows, rows, precision="highest")
-    scaled = bases * jnp.sqrt(blocks.variances)[:, None]
-    within = jnp.einsum("k,kde,kfe->df", weights.sum(1), scaled, scaled, precision="highest")
-    return between + within
+def _covariance(law: Mixture) -> Array:
+    points, log_weights = law.points()
+    weights, blocks = jnp.exp(log_weights), law.blocks
+    centered = points - (weights @ points)[None]
+    between = product((weights[:, None] * centered).T, centered)
+    mass = jnp.exp(blocks.log_weights).sum(1)
+    if blocks.bases is None:
+        return between + jnp.diag(mass @ blocks.variances)
+    scaled = blocks.bases * jnp.sqrt(mass[:, None] * blocks.variances)[:, None]
+    return between + jnp.einsum("kde,kfe->df", scaled, scaled, precision="highest")
 
 
 _divided = jax.jit(divided)

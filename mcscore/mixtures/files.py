@@ -43,11 +43,6 @@ def save_law(law: Mixture | ConditionalMixture, path: str | os.PathLike) -> None
     write(path, tensors, dict(law=text), FORMAT, FORMAT_VERSION)
 
 
-def load_law(tensors: Tensors, header: dict[str, str]) -> Mixture | ConditionalMixture:
-    """Return the law of a file that ``read`` has read."""
-    return law_from(tensors, header["law"])
-
-
 def write(
     path: str | os.PathLike, tensors: Tensors, header: dict[str, str], kind: str, version: str
 ) -> None:
@@ -78,7 +73,7 @@ def read(
     if not (first and digest is None) and digest != fingerprint(header, tensors):
         raise ValueError(f"path: {path} is damaged (its numbers are not those that were written)")
     for name, value in tensors.items():
-        numbers = value[value > -np.inf] if name.endswith("law/log_weights") else value
+        numbers = np.where(value == -np.inf, 0, value) if name == "law/log_weights" else value
         if not np.issubdtype(value.dtype, np.floating) or not np.isfinite(numbers).all():
             raise ValueError(
                 f"path: {path} is damaged (expected finite floating-point numbers in {name})"

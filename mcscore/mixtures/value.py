@@ -229,14 +229,15 @@ class Mixture:
         back = self.frame.inverse(jnp.eye(d, dtype=self.dtype)) - shift[None]
         along = jnp.matmul(back, matrix.T, precision="highest")
         seen = values - jnp.matmul(matrix, shift, precision="highest")
-        return replace(self, report=None, **_observed(self.blocks, along, seen, noise))
+        law = _observed(self.blocks, along, seen, noise)
+        return self._derived(law, self.frame, list(range(d)))
 
     def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:
         """Return a mixture without a report: what was measured of this one does not hold for it."""
         names = self.columns and tuple(self.columns[j] for j in columns)
         return Mixture(*law, frame, self.evaluation, columns=names)
 
-    def log_prob(self, x: Any) -> Float[Array, "b"]:
+    def log_prob(self, x: Any, *, condition: Any = None) -> Float[Array, "b"]:
         """Return ``log p_0(x)`` in nats, ``x`` (b, d) or one point (d,), the density in the user's units.
 
         A DataFrame's columns are taken by their names, if the law has any. Where float32 cannot hold the
@@ -244,20 +245,21 @@ class Mixture:
 
         Raises:
             ValueError: If ``x`` has not the law's columns, or the kernel is ``Dirac()``, whose law has no
-                density.
+                density; if a ``condition`` is given, which only a `ConditionalMixture` has.
 
         >>> from mcscore import Isotropic, mixture
         >>> law = mixture([[0.0], [1.0]], kernel=Isotropic(1.0))
         >>> law.log_prob(jnp.zeros((1, 1))).shape
         (1,)
         """
+        self.conditions(condition)
         self.require_width("log_prob")
-        if self._is_traced(x) or not self._is_coarse:
+        if self._is_traced(x) or not self.is_coarse:
             return self._by_row(_log_prob, x)
         x = np.asarray(points(x, self.dimension, self.columns), np.float64)
         (y, gain), law = self.frame.places(x), replace(self, frame=Identity())
         log_p = jnp.stack([law._by_row(_log_prob, place) for place in y])
-        return _mean_of_places(log_p + gain)
+        return mean_of_places(log_p + gain)
 
     def conditions(self, condition: Any, n: int | None = None) -> None:
         """Raise ``ValueError`` if a condition is given: this law has none (see `ConditionalMixture`)."""
@@ -281,10 +283,6 @@ class Mixture:
     def joint(self) -> Mixture:
         """The law of all columns: itself."""
         return self
-
-    def log_density_of(self, x: Any, condition: Any) -> Float[Array, "b"]:
-        """Return ``log_prob(x)``, for a law without condition as for one with."""
-        return self.log_prob(x)
 
     @property
     def condition_columns(self) -> None:
@@ -314,21 +312,22 @@ class Mixture:
                 "use a kernel with a width, such as Isotropic(h), or a schedule with sigma(0) > 0"
             )
 
-    def sample(self, key: Array, n: int, *, as_frame: bool = False) -> Any:
+    def sample(self, key: Array, n: int, *, condition: Any = None, as_frame: bool = False) -> Any:
         """Return ``n`` exact, independent draws (n, d) from the law, in the user's units, ties restored.
 
         With ``as_frame`` they are a pandas DataFrame, columns named as in the table. ``ValueError`` if
-        ``n`` is negative.
+        ``n`` is negative or a ``condition`` is given.
 
         >>> from mcscore import Isotropic, mixture
         >>> mixture(np.eye(2), kernel=Isotropic(0.1)).sample(jax.random.key(0), 5).shape
         (5, 2)
         """
         at_least(0, n=n)
+        self.conditions(condition)
         n, key, _ = int(n), as_key(key), self.dtype  # or its error
         if self._is_traced(key):
             return _sample(key, self, n)
-        if not self._is_coarse:
+        if not self.is_coarse:
             x = _sample(key, self, rounded_up(n))[:n]
         else:
             y = _sample(key, replace(self, frame=Identity()), rounded_up(n))[:n]
@@ -336,7 +335,7 @@ class Mixture:
         return as_dataframe(x, self.columns) if as_frame else x
 
     @cached_property
-    def _is_coarse(self) -> bool:
+    def is_coarse(self) -> bool:
         """Whether the law's precision is too coarse for its frame's columns, see ``Frame.is_coarse``."""
         if isinstance(self.frame, Identity):
             return False
@@ -359,10 +358,6 @@ class Mixture:
         """
         self.require_width("effective_sample_size")
         return self._by_row(_effective_sample_size, x)
-
-    def weights_shared(self, y: Array, log_p: Array) -> Array:
-        """Return ``effective_sample_size`` at coordinates ``y`` (b, d) of density ``log_p``."""
-        return jnp.exp(2 * log_p - _log_squares(y, self))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the law to one safetensors file, moved into place when complete; ``mcs.load`` reads it."""
@@ -387,26 +382,10 @@ def _conditional(
 
 
 @jax.jit
-def _observed(blocks: Blocks, along: Array, values: Array, noise: Array) -> dict[str, Any]:
-    """Return the law of ``y`` given ``y @ along + noise``, as of columns of which the noise is some more."""
-    (k, _, d), m = blocks.rows.shape, len(values)
-    variances, axes = jnp.linalg.eigh(noise)
-    bases = jnp.broadcast_to(jnp.eye(d, dtype=noise.dtype), (k, d, d))
-    bases = bases if blocks.bases is None else blocks.bases
-    axes = jnp.broadcast_to(axes, (k, m, m))
-    across = jnp.zeros((k, d, m), noise.dtype)
-    whole = Blocks(
-        jnp.pad(blocks.rows, ((0, 0), (0, 0), (0, m))),
-        blocks.log_weights,
-        jnp.pad(blocks.centers, ((0, 0), (0, m))),
-        jnp.block([[bases, across], [jnp.swapaxes(across, 1, 2), axes]]),
-        jnp.concatenate([blocks.variances, jnp.broadcast_to(variances, (k, m))], 1),
-    )
-    onto = jnp.eye(d + m, d, dtype=noise.dtype)
-    given = jnp.concatenate([along, jnp.eye(m, dtype=noise.dtype)])
-    law = conditioning.conditional(whole, onto, given, values[None], jnp.zeros(1, noise.dtype))
-    width, variance = moments(law, jnp)
-    return dict(blocks=law, width=width, variance=variance)
+def _observed(
+    blocks: Blocks, along: Array, values: Array, noise: Array
+) -> tuple[Blocks, Array, Array]:
+    return _with_moments(conditioning.observed(blocks, along, values, noise))
 
 
 def _with_moments(blocks: Blocks) -> tuple[Blocks, Array, Array]:
@@ -418,10 +397,11 @@ def _log_prob(x: Array, law: Mixture) -> Array:
     y, gain = law.frame.places(x)
     flat = y.reshape(-1, y.shape[2])
     log_p = log_density(flat, 1.0, 0.0, law.blocks, evaluation=law.evaluation)
-    return _mean_of_places(log_p.reshape(gain.shape) + gain)
+    return mean_of_places(log_p.reshape(gain.shape) + gain)
 
 
-def _mean_of_places(log_p: Array) -> Array:
+def mean_of_places(log_p: Float[Array, "p b"]) -> Float[Array, "b"]:
+    """Return the log of the mean density over places; ``-inf`` where there is none, its gradient zero."""
     nowhere = jnp.isneginf(log_p).all(0)[None]  # outside of bounds: the gradient is zero, not NaN
     mean = jax.nn.logsumexp(jnp.where(nowhere, 0, log_p), 0) - math.log(len(log_p))
     return jnp.where(nowhere[0], -jnp.inf, mean)
@@ -430,19 +410,16 @@ def _mean_of_places(log_p: Array) -> Array:
 @jax.jit
 def _effective_sample_size(x: Array, law: Mixture) -> Array:
     y, quick = law.frame.forward(x), replace(law.evaluation, careful=False)
-    log_p = log_density(y, 1.0, 0.0, law.blocks, evaluation=quick)
-    return law.weights_shared(y, log_p)
+    return shared(law.blocks, y, log_density(y, 1.0, 0.0, law.blocks, evaluation=quick), quick)
 
 
-def _log_squares(y: Array, law: Mixture) -> Array:
-    """Return the log of the sum of the components' squares."""
-    blocks = law.blocks
+def shared(blocks: Blocks, y: Array, log_p: Array, evaluation: Evaluation) -> Array:
+    """Return ``1 / sum_i w_i(y)^2`` at coordinates ``y`` (b, d), where the log density is ``log_p``."""
     log_volume = jnp.sum(jnp.log(4 * jnp.pi * blocks.variances), 1, keepdims=True) / 2
     squared = replace(
         blocks, log_weights=2 * blocks.log_weights - log_volume, variances=blocks.variances / 2
     )
-    quick = replace(law.evaluation, careful=False)
-    return log_density(y, 1.0, 0.0, squared, evaluation=quick)
+    return jnp.exp(2 * log_p - log_density(y, 1.0, 0.0, squared, evaluation=evaluation))
 
 
 @partial(jax.jit, static_argnums=2)

@@ -161,3 +161,15 @@ def test_conditions_that_do_not_fit(made):
     )
     with pytest.raises(ValueError, match="condition: expected none"):
         plain.sample(KEY, 5, condition=[1.0])
+
+
+def test_the_exported_sampler_takes_conditions(made, tmp_path):
+    pytest.importorskip("flatbuffers")
+    from jax import export
+
+    made.export(tmp_path / "sampler.stablehlo")
+    program = export.deserialize(bytearray((tmp_path / "sampler.stablehlo").read_bytes()))
+    c = np.full((8192, 1), 3.0)
+    found = program.call(jax.random.key_data(KEY), np.int32(0), c.astype(made.dtype))
+    expected = made.sample(KEY, 8192, condition=c)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

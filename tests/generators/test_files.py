@@ -90,6 +90,9 @@ ATTACKS = {
     "a law given all": dict(
         law='{"given": 2, "frame": "AffineFrame", "columns": null, "report": null}'
     ),
+    "a law with weights that are no numbers": dict(
+        law__log_weights=lambda a: np.where(a > -9e9, np.nan, a)
+    ),
     "a law of nothing": dict(law="{}"),
     "two precisions": dict(params__Dense_0__bias=lambda a: a.astype(np.float16)),
 }

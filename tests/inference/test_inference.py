@@ -28,11 +28,11 @@ def test_masked_entries_have_the_conditional_law(law, key, known):
     row, lost = np.array([1.5, 1.0, 2.0]), [j for j in range(3) if j not in known]
     table = np.full((1, 3), np.nan)
     table[0, known] = row[known]
-    filled = inference.impute(key, law, table, draws=4000)
-    assert filled.shape == (4000, 1, 3) and np.isfinite(filled).all()
+    filled = inference.impute(key, law, table, draws=10_000)
+    assert filled.shape == (10_000, 1, 3) and np.isfinite(filled).all()
     assert (filled[:, 0, known] == row[known]).all()
     exact = law if not known else law.condition(known, row[known])
-    drawn = np.asarray(exact.sample(jax.random.fold_in(key, 1), 4000), np.float64)
+    drawn = np.asarray(exact.sample(jax.random.fold_in(key, 99), 10_000), np.float64)
     for j, column in zip(lost, drawn.T, strict=True):
         assert kstest(filled[:, 0, j], column).pvalue > 1e-3
     if len(lost) > 1:
@@ -128,6 +128,9 @@ def test_a_posterior_by_weights_is_the_exact_one(law, key, moves):
         assert len(np.unique(np.asarray(found.draws)[:, 0])) > 900
     with pytest.raises(ValueError, match="log_likelihood: expected a number for each"):
         inference.posterior(key, law, lambda x: x)
+    tied = mcs.mixture(np.round(ROWS[:300]), kernel=mcs.Local(0.5, 2, 1), frame=mcs.Affine())
+    with pytest.raises(ValueError, match="moves: expected 0 for a law with tied columns"):
+        inference.posterior(key, tied, lambda x: x[:, 0], moves=3)
 
 
 # --- dynamics ------------------------------------------------------------------------------------

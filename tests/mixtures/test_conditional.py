@@ -209,3 +209,62 @@ def test_a_width_of_their_own_along_conditions(key):
     sizes = [float(law.support(at).effective_sample_size[0]) for law in (narrow, wide)]
     assert sizes[0] < 0.3 * sizes[1]
     np.testing.assert_allclose(narrow.width, wide.width, rtol=0.05)
+
+
+def test_columns_that_float32_cannot_hold(key):
+    """With an offset of 1e7 densities and draws are computed on the host, in float64, as of other laws."""
+    shift = np.array([1e7, -1e7])
+    kernel = mcs.Local(1.0, clusters=1, partitions=1)
+    options = dict(condition=ROWS[:, 2:], kernel=kernel, frame=mcs.Affine())
+    near = mcs.mixture(ROWS[:, :2], **options)
+    far = mcs.mixture((ROWS[:, :2] + shift).astype(np.float64), **options)
+    x, c = ROWS[:20, :2], ROWS[:20, 2:]
+    np.testing.assert_allclose(
+        far.log_prob(x + shift, condition=c), near.log_prob(x, condition=c), atol=1e-3
+    )
+    drawn = np.asarray(far.sample(key, 500, condition=c[0]))
+    assert drawn.dtype == np.float64 and len(np.unique(drawn[:, 0])) > 490
+
+
+def test_number_of_queries_makes_no_new_programs(local):
+    from mcscore.mixtures import conditional
+
+    x, c = ROWS[:300, :2], ROWS[:300, 2:]
+    local.log_prob(x[:200], condition=c[:200])
+    before = [f._cache_size() for f in (conditional._log_prob, conditional._support)]
+    for n in (197, 199, 220):
+        local.log_prob(x[:n], condition=c[:n])
+    assert before == [f._cache_size() for f in (conditional._log_prob, conditional._support)]
+
+
+def test_a_split_knows_the_marginal_that_the_jet_does(local, tol):
+    from mcscore.jet import log_density, marginal
+    from mcscore.mixtures import splits
+
+    blocks = local.joint.blocks
+    along = np.asarray(local.joint.frame.part([2, 3], 4)[1])
+    c = jnp.asarray(local.prior.frame.forward(ROWS[:50, 2:]), local.dtype)
+    exact = log_density(c, 1.0, 0.0, marginal(blocks, jnp.asarray(along, local.dtype)))
+    own = splits._marginal(jax.tree.map(np.asarray, blocks), along)
+    own = jax.tree.map(lambda a: jnp.asarray(a, local.dtype), own)
+    np.testing.assert_allclose(log_density(c, 1.0, 0.0, own), exact, atol=tol(1e-9, 1e-3))
+
+
+def test_laws_without_a_density_and_conditions_without_a_rest():
+    with pytest.raises(ValueError, match=r"kernel: Dirac\(\) has no density"):
+        mcs.mixture(ROWS[:9, :2], condition=ROWS[:9, 2:])
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(ROWS[:9], columns=list("abcd"))
+    with pytest.raises(ValueError, match="condition: expected fewer than all columns"):
+        mcs.mixture(table, condition=list("abcd"), kernel=mcs.Whitened(0.3))
+    with pytest.raises(ValueError, match="condition: x has a column 'a' too"):
+        mcs.mixture(table[["a", "b"]], condition=table[["a"]], kernel=mcs.Whitened(0.3))
+    with pytest.raises(ValueError, match="condition: expected"):
+        mcs.mixture(ROWS[:9], condition=3, kernel=mcs.Whitened(0.3))
+    plain = mcs.mixture(ROWS, kernel=mcs.Whitened(0.3))
+    for call in (
+        lambda c: plain.log_prob(ROWS[:2], condition=c),
+        lambda c: plain.sample(jax.random.key(0), 2, condition=c),
+    ):
+        with pytest.raises(ValueError, match="condition: this law has none"):
+            call([1.0])
