@@ -73,11 +73,11 @@ def solve_flow(
         ValueError: If the law at ``t = 0`` is a sum of point masses, or both ``steps`` and
             ``stepsize_controller`` are given, or shapes do not fit.
     """
-    points, *options = _arguments(
+    starts, *options = _arguments(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
-    conditions = mixture.conditions(condition, len(points))
-    return _solve(points, mixture, schedule, conditions, *options, to_data, saves)
+    conditions = mixture.conditions(condition, len(starts))
+    return _solve(starts, mixture, schedule, conditions, *options, to_data, saves)
 
 
 def compiled_flow(
