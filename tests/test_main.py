@@ -214,6 +214,7 @@ def test_conditions_from_the_shell(tmp_path, capsys):
     assert main(["fit", str(data), "--out", str(model), *asked, *few]) == 0
     law = mcs.load(model).law
     assert law.columns == ("a", "wait") and law.condition_columns == ("temp",)
+    assert np.isneginf(law.log_prob([[1.0, -1.0]], condition=[0.5]))  # the bound is of "wait"
 
     def run(command, *rest):
         out = tmp_path / f"{command}.npy"

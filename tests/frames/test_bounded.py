@@ -332,3 +332,13 @@ def test_a_density_on_an_atom_is_the_share_of_draws(bounds, kernel):
     joint = law.log_prob(np.concatenate([np.zeros((5, 1)), at], 1))
     parts = alone.log_prob(zero)[0] + law.condition([0], [0.0]).log_prob(at)
     np.testing.assert_allclose(joint, parts, atol=1e-3)
+
+
+def test_numbers_of_either_precision_have_the_same_ends():
+    """The number that says "no end" is rounded down by float32, and is no end for all that."""
+    x = np.random.default_rng(0).exponential(1, (300, 2))
+    law = mcs.mixture(x, kernel=mcs.Local(0.5, 2, 1), frame=mcs.Affine(), bounds={1: (0, None)})
+    single = jax.tree.map(lambda a: np.asarray(a, np.float32), law.frame)
+    y = np.random.default_rng(1).standard_normal((50, 2))
+    np.testing.assert_allclose(single.inverse(y), law.frame.inverse(y), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(single.forward(x), law.frame.forward(x), rtol=1e-4, atol=1e-4)
