@@ -89,7 +89,7 @@ def judge(gen, law, fresh) -> dict:
     paired = np.asarray(gen.frame.restore(gen(fresh.z)))
     half = min(len(labels) // 2, 10_000)
     samples = np.asarray(gen.sample(key, 10_000))
-    at = law.frame.inverse(mcs.mixtures.draw(jax.random.key(2), law.blocks, 5000))
+    at = law.frame.inverse(mcs.jet.draw(jax.random.key(2), law.blocks, 5000))
     found = gen.density(at)
     certified = np.asarray(found.certified)
     error = np.abs(np.asarray(found.log_prob) - np.asarray(law.log_prob(at)))[certified]

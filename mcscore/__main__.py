@@ -122,27 +122,20 @@ def _law(model: Any, path: Path) -> Any:
     return model.law if isinstance(model, Generator) else model
 
 
-def _names(model: Any) -> tuple[Any, Any]:
-    """Return the names of a model's columns, and of its conditions; None without any."""
-    if isinstance(model, Generator):
-        return model.about.get("columns"), model.about.get("condition")
-    return model.columns, model.condition_columns
-
-
 def _conditions(model: Any, given: Sequence[str], file: Path | None, header: bool | None) -> Any:
     """Return what is to be handed to a model as its conditions."""
     if file is not None:
         if given:
             raise ValueError("--given: expected none beside --given-file")
         table = _read(file, None, header)
-        names = _names(model)[1]
+        names = model.condition_columns
         if table.columns and names:
             table = table.of_columns(column_numbers(list(names), len(table.columns), table.columns))
         return table.values
     values = _by_column("--given", given, float)
     if not values:
         return None
-    names, k = _names(model)[1], model.condition_dimension
+    names, k = model.condition_columns, model.condition_dimension
     numbers = column_numbers(list(values), max(k, 1), names)
     if k == 0 or len(values) != k:
         wanted = (
@@ -156,7 +149,8 @@ def _conditions(model: Any, given: Sequence[str], file: Path | None, header: boo
 
 def _divided(table: Table, model: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a model's columns of a table and, behind or by their names, its conditions."""
-    (names, given), d, k = _names(model), model.dimension, model.condition_dimension
+    names, given = model.columns, model.condition_columns
+    d, k = model.dimension, model.condition_dimension
     known = None if names is None else [*names, *(given or ())]
     if table.columns and known and sorted(table.columns) != sorted(known):
         raise ValueError(f"{path}: expected the model's columns {known}, got {list(table.columns)}")
@@ -258,7 +252,7 @@ def sample(
         conditions = np.repeat(conditions, n, 0)
         n = len(conditions)
     rows = np.asarray(found.sample(jax.random.key(seed), n, condition=conditions))
-    write(out, rows, _names(found)[0])
+    write(out, rows, found.columns)
     print(f"{out}: {len(rows)} rows, {rows.shape[1]} columns")
 
 

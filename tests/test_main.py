@@ -34,7 +34,11 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 
     densities, picture = tmp_path / "d.csv", tmp_path / "p.png"
     assert main(["density", str(model), str(csv), "--out", str(densities)]) == 0
-    found, wanted = pd.read_csv(densities), mcs.load(model).density(GOOD)
+    found, made = pd.read_csv(densities), mcs.load(model)
+    assert list(found.columns) == ["log_prob"]
+    np.testing.assert_allclose(found.log_prob, made.law.log_prob(GOOD), rtol=1e-5)
+    assert main(["density", str(model), str(csv), "--network", "--out", str(densities)]) == 0
+    found, wanted = pd.read_csv(densities), made.density(GOOD)
     assert list(found.columns) == ["log_prob", "certified"] and found.certified.mean() > 0.9
     np.testing.assert_allclose(found.log_prob, wanted.log_prob, rtol=1e-5)
     assert main(["plot", str(csv), str(out), str(csv), "--out", str(picture)]) == 0
@@ -58,7 +62,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 def test_tables_are_written_as_they_would_be_read(tmp_path):
     rows = np.array([[0.22, 85, 1.2345678e-9]], np.float32)
     write(tmp_path / "x.csv", rows, ["Δ", "b", "c"])
-    assert (tmp_path / "x.csv").read_text("utf-8") == "Δ,b,c\n0.22,85,1.234568e-09\n"
+    assert (tmp_path / "x.csv").read_text("utf-8") == "Δ,b,c\n0.22,85,1.2345678e-09\n"
     table, names = mcs.datasets.read(tmp_path / "x.csv")
     np.testing.assert_allclose(table, rows, rtol=1e-6)
     assert names == ["Δ", "b", "c"]
@@ -237,7 +241,7 @@ def test_conditions_from_the_shell(tmp_path, capsys):
     np.testing.assert_array_equal(filled[[0, 2], 2], [0.5, 0.5])  # in the model's order
     capsys.readouterr()
     for wrong, message in (
-        (["sample", "-n", "3"], "condition: expected 1 values"),
+        (["sample", "-n", "3"], "condition: needed here, 1 value"),
         (["sample", "--given", "pressure=1"], "'pressure'"),
         (["sample", "--given", "temp"], "--given: expected COLUMN=VALUE"),
         (["condition"], "--given: expected a column's value"),

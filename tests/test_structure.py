@@ -284,7 +284,8 @@ def test_code_of_the_pages_runs(page, tmp_path):
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, clusters=2)", "epochs=10": "epochs=2"}
     quick |= {"width=32, depth=3": "width=8, depth=1", "2_000": "200", "draws=50": "draws=10"}
-    quick |= {"condition=c, pairs=5_000, epochs=10": f"condition=c, {law}, pairs=300, {tiny}"}
+    quick |= {"fit(key, x, condition=c)": f"fit(key, x, condition=c, {law}, pairs=300, {tiny})"}
+    quick |= {"np.stack(paths, 1))": f"np.stack(paths, 1), {law}, pairs=300, {tiny})"}
     code = "\n".join(blocks)
     for long, short in quick.items():
         code = code.replace(long, short)

@@ -165,6 +165,11 @@ def write(path: Path, rows: np.ndarray, names: Sequence[str] | None) -> None:
         if path.suffix == ".npy":
             np.save(file, rows)
         else:
-            digits = np.finfo(rows.dtype).precision + 1  # 0.22 stays 0.22
-            how: Any = dict(delimiter=",", fmt=f"%.{digits}g", comments="", encoding="utf-8")
-            np.savetxt(file, rows, header=header.getvalue(), **how)
+            lines = (",".join(map(_shortest, row)) for row in rows)
+            text = "\n".join([header.getvalue(), *lines] if names else list(lines))
+            file.write(f"{text}\n".encode())
+
+
+def _shortest(number: Any) -> str:
+    """Return the shortest text that reads as the number, to the bit."""
+    return str(number).removesuffix(".0")

@@ -16,7 +16,7 @@ import numpy as np
 from mcscore._arrays import by_column, library_of, like, shapes
 from mcscore.frames.frame import Frame, OuterFrame
 
-PLACES = 8  # of a value's interval, at which a driven column's density is taken
+PLACES = 16  # of a value's interval, at which a driven column's density is taken
 NARROW = 0.01  # of a deviation: within, a law is even, and differences of scores are not exact
 FAR = 1e37  # pads tables: beyond any value, finite in float32
 

@@ -42,8 +42,8 @@ class Placed(NamedTuple):
         breaks: Ends of intervals that column by column a frame should know.
         columns: What was found, None for continuous columns.
         heaped: Columns whose values are in heaps.
-        several: Columns over whose places a density is to be averaged: those that go with other columns, and
-            those beside other values.
+        several: Columns over whose places a density is to be averaged: those that go with other columns,
+            those beside other values, and the only one in heaps.
         groups: Which rows belong together, (n,); None if each stands for itself.
         bounded: The frame by which columns with ends came to the whole line, None if there are none.
         periodic: The frame by which circles were cut open.
@@ -130,14 +130,15 @@ class Placed(NamedTuple):
     def _opened(self, inner: Any) -> OpenedFrame:
         none = np.zeros(0)
         parts, lattices = [], []
-        for column, heaped in zip(self.columns, self.heaped, strict=True):
+        several = self.several or (False,) * len(self.columns)
+        for column, heaped, spread in zip(self.columns, self.heaped, several, strict=True):
             if column is None:
                 parts.append([none] * 6)
                 lattices.append((0.0, 0.0, -FAR, FAR))
                 continue
             at = column.atoms
             width = np.diff(column.rooms, axis=0)[0]
-            width = width / HEAP * np.sqrt(2 * np.pi) if heaped else width
+            width = width / HEAP * np.sqrt(2 * np.pi) if heaped and not spread else width
             gain = np.log(np.where(width > 0, width, 1) / column.unit)
             parts.append([column.values[at], *column.cells[:, at], *column.rooms[:, at], gain[at]])
             lattices.append(column.lattice)
@@ -235,6 +236,9 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
         if plain.heaped[j]:
             heaped = tied & column.atoms[column.level]
             side_by_side = tied & ~heaped
+            # Its places are a quadrature over the heap; those of two heaps, no product of such,
+            # would not be.
+            several[j] = sum(plain.heaped) == 1
         else:
             heaped, side_by_side = np.zeros(len(tied), bool), tied
         width, middle = high - low, (low + high) / 2

@@ -110,6 +110,16 @@ class Generator:
         return with_precision("generator", self.params["Dense_0"]["bias"].dtype)
 
     @property
+    def columns(self) -> list[str] | None:
+        """The names of the columns, if the table had any."""
+        return self.about.get("columns")
+
+    @property
+    def condition_columns(self) -> list[str] | None:
+        """The names of the condition's columns, if the table had any."""
+        return self.about.get("condition")
+
+    @property
     def condition_dimension(self) -> int:
         """Number of columns of the condition; 0 without any."""
         return 0 if self.given is None else self.given.dimension
@@ -137,7 +147,7 @@ class Generator:
             ValueError: If there is a condition and the generator has none, or the other way round; if its
                 shape or columns do not fit, or it is not finite.
         """
-        names = self.about.get("condition")
+        names = self.condition_columns
         return conditions_in(
             self.given and self.given.frame,
             self.condition_dimension,
@@ -220,6 +230,8 @@ class Generator:
         at_least(0, n=n)
         key, size = as_key(key), SAMPLE_CHUNK
         given = self.conditions(condition, n)
+        if given is not None and self.law is not None:
+            self.law.warn_of(given)
         parts = [
             _sample_chunk(self, key, k, _filled(given, slice(k * size, (k + 1) * size), size))
             for k in range(-(-n // size))

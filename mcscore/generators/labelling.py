@@ -232,7 +232,7 @@ def generate_pairs(
     z, x = (np.concatenate([getattr(chunk, name) for chunk in chunks])[:n] for name in ("z", "x"))
     finite = np.isfinite(x).all(1)
     c = None
-    if proposal is not None or mixture.condition_dimension:
+    if mixture.condition_dimension:
         c = jnp.asarray(np.concatenate([np.asarray(chunk.c) for chunk in chunks])[:n][finite])
     if not finite.any():
         raise RuntimeError(

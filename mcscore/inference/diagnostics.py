@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -59,20 +60,37 @@ def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) 
     True
     """
     at_least(10, draws=draws)
-    x = np.asarray(points(x, law.dimension, None))
-    c = np.asarray(points(condition, law.condition_dimension, None, "condition"))
-    if len(x) != len(c):
+    draw_key, level_key, rank_key = jax.random.split(as_key(key), 3)
+    x = _finite(points(x, law.dimension, law.columns), "x")
+    c = _finite(
+        points(condition, law.condition_dimension, law.condition_columns, "condition"), "condition"
+    )
+    if len(x) != len(c) or not len(x):
         raise ValueError(f"condition: expected a row for each of {len(x)}, got {len(c)}")
     n, d = x.shape
     each = np.repeat(c, draws, 0)
-    drawn = law.sample(as_key(key), n * draws, condition=each)
+    drawn = law.sample(draw_key, n * draws, condition=each)
     own = np.asarray(law.log_prob(x, condition=c))
     theirs = np.asarray(law.log_prob(drawn, condition=each)).reshape(n, draws)
-    levels = np.mean(theirs > own[:, None], 1)
-    ranks = np.mean(np.asarray(drawn).reshape(n, draws, d) < x[:, None], 1)
+    levels = _share_below(level_key, -theirs[..., None], -own[:, None])[:, 0]
+    ranks = _share_below(rank_key, np.asarray(drawn).reshape(n, draws, d), x)
     grid = np.sort(levels)
     distance = float(np.max(np.abs(grid - (np.arange(n) + 0.5) / n)))
     return Coverage(levels, ranks, distance, 1.63 / np.sqrt(n) + 1 / draws)
+
+
+def _share_below(key: Array, draws: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the share of draws (n, m, d) below values (n, d); of those that equal them, a random share."""
+    values = values.astype(draws.dtype)[:, None]
+    equal = np.asarray(jax.random.uniform(key, values[:, 0].shape)) * (draws == values).mean(1)
+    return (draws < values).mean(1) + equal
+
+
+def _finite(rows: Any, name: str) -> np.ndarray:
+    rows = np.asarray(rows)
+    for row in np.flatnonzero(~np.isfinite(rows).all(1))[:1]:
+        raise ValueError(f"{name}: expected finite numbers, got {rows[row]} in row {row}")
+    return rows
 
 
 def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, "n"]:
@@ -84,6 +102,6 @@ def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, 
     [0.0, 1.0]
     """
     at_least(1, draws=draws)
-    own = law.log_prob(rows)
+    own = law.log_prob(_finite(points(rows, law.dimension, law.columns, "rows"), "rows"))
     theirs = jnp.sort(law.log_prob(law.sample(as_key(key), draws)))
     return jnp.searchsorted(theirs, own).astype(own.dtype) / draws

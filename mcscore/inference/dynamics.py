@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from mcscore._arrays import shapes
 from mcscore._numbers import numbers
-from mcscore._validation import as_key, at_least
+from mcscore._validation import Table, as_key, at_least
 from mcscore.frames import Affine
 from mcscore.generators.generator import Generator
 from mcscore.generators.networks import MLP
@@ -90,7 +90,7 @@ def _rollout(law: Dynamics, key: Array, x0: Array, parameters: Array | None, ste
         z = jax.random.normal(jax.random.fold_in(key, k), x.shape, x.dtype)
         c = x if parameters is None else jnp.concatenate([x, parameters], 1)
         y = generator.coordinates(z, frame.forward(c))
-        x = x + generator.frame.inverse(y)
+        x = x + generator.frame.restore(generator.frame.inverse(y))
         return x, x
 
     return jnp.concatenate([x0[None], jax.lax.scan(step, x0, jnp.arange(steps))[1]])
@@ -122,8 +122,8 @@ def fit_dynamics(
         paths: Observed states (m, time, d), at equal steps of time; (m, time) for one coordinate.
         parameters: Of each path, (m, p), if the system has any.
         transitions: How many pairs of successive states to learn from, at most, drawn at random.
-        **options: Of ``fit``; by default a network of 4 layers of 48 up to two coordinates, else of 64, and
-            displacements standardized, which keeps a step cheap.
+        **options: Of ``fit``, whose table are the displacements; by default a network of 4 layers of 48 up to
+            two coordinates, else of 64, and displacements standardized, which keeps a step cheap.
 
     Raises:
         ValueError: If ``paths`` is no such array of finite numbers, or ``parameters`` have not a row for
@@ -162,4 +162,11 @@ def fit_dynamics(
     quick = MLP(width=48 if d <= 2 else 64, depth=4)
     kernel = Auto(frames=(Affine(whiten=True),), most_rows=MOST_ROWS[now.shape[1] + d > 3])
     options = dict(network=quick, kernel=kernel, encoder=False, refine=0) | options
-    return Dynamics(fit(key, moved[rows], condition=now[rows], **options))
+    names = [
+        *(f"state {j}" for j in range(d)),
+        *(f"parameter {j}" for j in range(now.shape[1] - d)),
+    ]
+    moves = Table.of(moved[rows], columns=[f"step of {name}" for name in names[:d]], name="paths")
+    return Dynamics(
+        fit(key, moves, condition=Table.of(now[rows], columns=names, name="paths"), **options)
+    )

@@ -48,7 +48,7 @@ def impute(
     law.require_width("impute")
     key = as_key(key)
     names = law.columns if names_of(rows) is not None else None
-    table = np.asarray(points(rows, law.dimension, names, "rows"))
+    table = np.asarray(points(_with_nan(rows), law.dimension, names, "rows"))
     table = table if np.issubdtype(table.dtype, np.floating) else table.astype(np.float64)
     if (bad := np.argwhere(np.isinf(table))).size:
         row, column = bad[0].tolist()
@@ -67,6 +67,15 @@ def impute(
         for j, column in zip(np.flatnonzero(lost), found.T, strict=True):
             filled[:, index, j] = column.reshape(draws, len(index))
     return filled
+
+
+def _with_nan(rows: Any) -> Any:
+    """Return rows in which what pandas and NumPy say is missing is NaN."""
+    if isinstance(rows, np.ma.MaskedArray):
+        return np.ma.filled(rows.astype(np.float64), np.nan)
+    if hasattr(rows, "to_numpy") and hasattr(rows, "isna"):  # pandas, whose NA is no number
+        return type(rows)(rows.to_numpy(np.float64, na_value=np.nan), columns=rows.columns)
+    return rows
 
 
 def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.ndarray:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.frames import OpenedFrame
-from mcscore.metrics import effective_sample_size
 from mcscore.mixtures.value import Mixture
 
 
@@ -28,7 +27,7 @@ class Posterior(NamedTuple):
         moved: Steps of the Markov chain that each was moved by.
     """
 
-    draws: Float[Array, "n d"]
+    draws: Any
     effective_sample_size: float
     log_evidence: float
     moved: int
@@ -52,7 +51,8 @@ def posterior(
     Args:
         key: Random key.
         law: The prior.
-        log_likelihood: From rows (b, d), in the user's units, to log likelihoods (b,).
+        log_likelihood: From rows (b, d), in the user's units, to log likelihoods (b,); rows are NumPy's where
+            float32 cannot hold them.
         n: Draws returned.
         proposals: Draws of the law that are weighted.
         moves: Steps of the chain; 0 needs no BlackJAX.
@@ -74,22 +74,23 @@ def posterior(
     if moves and _has_ties(law.frame):
         raise ValueError("moves: expected 0 for a law with tied columns (integers, atoms)")
     draw_key, pick_key, move_key = jax.random.split(as_key(key), 3)
-    x = jnp.asarray(law.sample(draw_key, proposals))
-    log_weights = jnp.asarray(log_likelihood(x))
+    x = law.sample(draw_key, proposals)  # NumPy's, in float64, where float32 cannot hold them
+    log_weights = np.asarray(log_likelihood(x), np.float64)
     if log_weights.shape != (proposals,):
         raise ValueError(
             f"log_likelihood: expected a number for each of {proposals} rows, got shape {log_weights.shape}"
         )
-    if bool(jnp.isnan(log_weights).any()) or not bool(jnp.isfinite(log_weights.max())):
+    if np.isnan(log_weights).any() or not np.isfinite(log_weights.max()):
         raise ValueError(
             "log_likelihood: expected numbers, at least one of them not -inf, got NaN or none"
         )
-    size = float(effective_sample_size(log_weights))
-    evidence = float(jax.nn.logsumexp(log_weights) - jnp.log(1.0 * proposals))
-    shares = jnp.cumsum(jax.nn.softmax(log_weights))
-    level = jnp.arange(n, dtype=shares.dtype) + jax.random.uniform(pick_key, dtype=shares.dtype)
-    level = level / n
-    draws = x[jnp.minimum(jnp.searchsorted(shares, level * shares[-1]), proposals - 1)]
+    weights = np.exp(log_weights - log_weights.max())
+    size = float(weights.sum() ** 2 / (weights**2).sum())
+    evidence = float(np.log(weights.mean()) + log_weights.max())
+    known = np.flatnonzero(weights)
+    shares = np.cumsum(weights[known])  # systematic resampling
+    level = (np.arange(n) + float(jax.random.uniform(pick_key))) / n
+    draws = x[known[np.minimum(np.searchsorted(shares, level * shares[-1]), len(known) - 1)]]
     if moves:
         draws = _moved(move_key, law, log_likelihood, draws, moves)
     return Posterior(draws, size, evidence, moves)

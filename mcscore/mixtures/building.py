@@ -89,7 +89,9 @@ def mixture(
     evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
     check_law(kernel, frame)
     if table.given and not kernel.has_density:
-        raise ValueError(f"kernel: {kernel} has no density, and so no law given a condition")
+        raise ValueError(
+            f"kernel: expected one with a density beside a condition, such as mcs.Auto(), got {kernel}"
+        )
     of_type(Evaluation, "mcs.jet.Evaluation()", evaluation=evaluation)
     spread_key, kernel_key = jax.random.split(jax.random.key(0) if key is None else as_key(key))
     frames = kernel.usual_frames(table) if frame is None else (frame,)
@@ -145,11 +147,13 @@ def joined(x: Any, condition: Any, weights: Any = None) -> Table:
     if condition is None:
         return table
     names = [condition] if isinstance(condition, str) else condition
-    if isinstance(names, list | tuple) and names and isinstance(names[0], str):
-        known = column_numbers(names, table.values.shape[1], table.columns)
+    if np.ndim(names) == 1 and len(names) and all(isinstance(name, str) for name in names):
+        known = column_numbers(list(names), table.values.shape[1], table.columns)
         return table.given_behind(known)
-    shape = np.shape(condition)
-    one = np.asarray(condition)[:, None] if len(shape) == 1 else condition
+    to_frame = getattr(condition, "to_frame", None)
+    if to_frame is not None and np.ndim(condition) == 1:  # a Series keeps its name
+        condition = to_frame()
+    one = np.asarray(condition)[:, None] if np.ndim(condition) == 1 else condition
     given = Table.of(one, name="condition")
     if len(given) != len(table.kept):
         raise ValueError(

@@ -34,6 +34,7 @@ from mcscore.mixtures.report import Report
 from mcscore.mixtures.value import Mixture, mean_of_places, shared
 
 Places = tuple[Array, Array]  # coordinates (p, b, d) and what a log density gains, (p, b)
+FAR = -1e3  # log density of conditions in float32 coordinates, below which their digits are lost
 FEW = 2.0  # components that share a condition's weight: fewer are too few to trust
 BEYOND = 3.0  # nats below the least likely of the data's own conditions
 DRAWN = 2000  # from the law, to know its conditions and its spread
@@ -162,14 +163,28 @@ class ConditionalMixture:
         (2,)
         """
         x = points(x, self.dimension, self.columns)
-        self._warn_of(self.conditions(condition, len(x)))
+        self.warn_of(self.conditions(condition, len(x)))
         c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
-        if is_traced(x) or is_traced(c) or not self.joint.is_coarse:
+        if self._is_traced(x, c):
             x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
-            return _log_prob(self, _filled(x, n), _filled(c, n))[:n]
-        x, c = (_filled(np.asarray(a, np.float64), n) for a in (x, c))  # places on the host
-        places = on_device((self.frame.places(x), self.prior.frame.places(c)), self.dtype)
-        return _log_density(self, *places)[:n]
+            return _log_prob(self, x, jnp.broadcast_to(c, (n, c.shape[1])))[0]
+        if n == 0:
+            return jnp.zeros(0, self.dtype)
+        x, c = (_filled(np.asarray(a, np.float64), n) for a in (x, c))
+        if self.joint.is_coarse:  # places on the host
+            places = on_device((self.frame.places(x), self.prior.frame.places(c)), self.dtype)
+            log_p, evidence = _log_density(self, *places)
+        else:
+            log_p, evidence = _log_prob(self, *on_device((x, c), self.dtype))
+        lost = np.flatnonzero(np.asarray(evidence)[:n] < FAR)  # differences of numbers too large
+        for i in lost:
+            log_p = log_p.at[i].set(self.at(c[i]).log_prob(x[i])[0])
+        return log_p[:n]
+
+    def _is_traced(self, *values: Any) -> bool:
+        return any(
+            map(is_traced, (*values, *jax.tree.leaves((self.blocks, self.frame, self.prior))))
+        )
 
     def sample(self, key: Array, n: int, *, condition: Any, as_frame: bool = False) -> Any:
         """Return ``n`` exact draws (n, d) from the law given ``c``: one for all (k,), or one per draw (n, k).
@@ -186,13 +201,16 @@ class ConditionalMixture:
         at_least(0, n=n)
         n, key = int(n), as_key(key)
         conditions = self.conditions(condition, n)
-        self._warn_of(conditions)
-        if is_traced(key) or is_traced(conditions) or not self.joint.is_coarse:
-            x = _sample(key, self, _filled(conditions, n))
+        self.warn_of(conditions)
+        if n == 0:
+            x = jnp.zeros((0, self.dimension), self.dtype)
+        elif self._is_traced(key, conditions):
+            x = _sample(key, self, jnp.broadcast_to(conditions, (n, conditions.shape[1])))
+        elif not self.joint.is_coarse:
+            x = _sample(key, self, _filled(conditions, n))[:n]
         else:
-            y = draw_given(key, self.blocks, _filled(conditions, n))
+            y = draw_given(key, self.blocks, _filled(conditions, n))[:n]
             x = self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
-        x = x[:n]
         return as_dataframe(x, self.columns) if as_frame else x
 
     def save(self, path: str | os.PathLike) -> None:
@@ -211,8 +229,9 @@ class ConditionalMixture:
         d = self.dimension
         return self.joint.condition(list(range(d, d + self.condition_dimension)), c[0])
 
-    def _warn_of(self, c: Array) -> None:
-        if is_traced(c) or is_traced(self.least) or not len(c):
+    def warn_of(self, c: Array) -> None:
+        """Warn of conditions, in the prior's coordinates, without data; of the first 1,000."""
+        if self._is_traced(c) or not len(c):
             return
         some = c[:1000]
         size, outside = (
@@ -229,10 +248,8 @@ class ConditionalMixture:
 
 def _filled(rows: Any, n: int) -> Any:
     """Return rows for ``n`` queries, one that stands for all repeated; some more, so that few programs do."""
-    size = n if is_traced(rows) else rounded_up(n)
-    if len(rows) == 1:
-        return rows[np.zeros(size, int)]
-    return rows[np.clip(np.arange(size), 0, max(n - 1, 0))]
+    at = np.minimum(np.arange(rounded_up(n)), n - 1)
+    return rows[0 * at if len(rows) == 1 else at]
 
 
 def conditions_in(
@@ -250,15 +267,18 @@ def conditions_in(
         return None
     if condition is None:
         named = "" if names is None else f" ({', '.join(map(repr, names))})"
-        raise ValueError(f"condition: expected {k} values{named}, one for all or one per row")
+        raise ValueError(
+            f"condition: needed here, {k} value{'s' * (k > 1)}{named}: one for all, or one per row"
+        )
     c = _values(condition, k, names)
     if n is not None and len(c) not in (1, n):
         raise ValueError(f"condition: expected one, or one for each of {n} rows, got {len(c)}")
-    c = jnp.asarray(c, dtype) if is_traced(c) else np.asarray(c, np.float64)
-    if not is_traced(c) and len(bad := np.flatnonzero(~np.isfinite(c).all(1))):
+    traced = any(map(is_traced, (c, *jax.tree.leaves(frame))))
+    c = jnp.asarray(c, dtype) if traced else np.asarray(c, np.float64)
+    if not traced and len(bad := np.flatnonzero(~np.isfinite(c).all(1))):
         raise ValueError(f"condition: expected finite numbers, got {c[bad[0]]}")
     gain = frame.log_det(c)
-    if not is_traced(gain) and len(lost := np.flatnonzero(np.isneginf(np.asarray(gain)))):
+    if not traced and len(lost := np.flatnonzero(np.isneginf(np.asarray(gain)))):
         raise ValueError(f"condition: {c[lost[0]]} lies outside the bounds of the columns")
     return jnp.asarray(frame.forward(c), dtype)
 
@@ -270,9 +290,13 @@ def _values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
             raise ValueError(
                 f"condition: expected values of {names or 'columns without names'}, got {list(condition)}"
             )
-        condition = np.stack(np.broadcast_arrays(*(condition[n] for n in names or ())), -1)
-    if np.ndim(condition) == 0 and k == 1 and not isinstance(condition, str):
-        condition = jnp.reshape(condition, (1,)) if is_traced(condition) else [condition]
+        columns = [condition[name] for name in names or ()]
+        library = jnp if any(map(is_traced, columns)) else np
+        condition = library.stack(library.broadcast_arrays(*columns), -1)
+    if (
+        k == 1 and np.ndim(condition) < 2 and not isinstance(condition, str)
+    ):  # a number, or one per row
+        condition = (jnp if is_traced(condition) else np).reshape(condition, (-1, 1))
     return points(condition, k, names, "condition")
 
 
@@ -288,18 +312,19 @@ def _means(blocks: Blocks, c: Array, evaluation: Evaluation) -> Array:
 
 
 @jax.jit
-def _log_prob(law: ConditionalMixture, x: Array, c: Array) -> Array:
+def _log_prob(law: ConditionalMixture, x: Array, c: Array) -> tuple[Array, Array]:
     return _log_density(law, law.frame.places(x), law.prior.frame.places(c))
 
 
 @jax.jit
-def _log_density(law: ConditionalMixture, x: Places, c: Places) -> Array:
-    """Return ``log p(x, c) - log p(c)``, both means over the places where ``x`` and ``c`` can be."""
+def _log_density(law: ConditionalMixture, x: Places, c: Places) -> tuple[Array, Array]:
+    """Return ``log p(x | c)`` and ``log p(c)``, by means over the places where ``x`` and ``c`` can be."""
     (y, gain), (z, c_gain) = x, c
     p, q = len(y), len(z)
     pairs = jnp.concatenate([jnp.repeat(y, q, 0), jnp.tile(z, (p, 1, 1))], 2)
     joint = _at(law, law.blocks, pairs) + jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
-    return mean_of_places(joint) - mean_of_places(_at(law, law.prior.blocks, z) + c_gain)
+    evidence = mean_of_places(_at(law, law.prior.blocks, z) + c_gain)
+    return mean_of_places(joint) - evidence, evidence
 
 
 def _at(law: ConditionalMixture, blocks: Blocks, places: Array) -> Array:

@@ -110,6 +110,10 @@ def law_from(tensors: Tensors, text: str) -> Mixture | ConditionalMixture:
     for name, shape in shapes.items():
         if name in parts and parts[name].shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {parts[name].shape}")
+    if blocks.bases is not None:
+        turned = np.swapaxes(blocks.bases, 1, 2) @ blocks.bases
+        if not np.allclose(turned, np.eye(d), atol=1e-3):
+            raise ValueError("expected orthonormal bases")
     if (np.asarray(blocks.variances) < 0).any():
         raise ValueError("expected variances that are not negative")
     frame = frame_from(tensors, about["frame"], "law_")
@@ -195,6 +199,8 @@ def check_frame(frame: Any, d: int) -> None:
     for name, shape in found.items():
         if shape != wanted[name]:
             raise ValueError(f"expected {name} of shape {wanted[name]}, got {shape}")
+    if "matrix" in fields and not _inverse(fields["matrix"], fields["inverse_matrix"]):
+        raise ValueError("expected a matrix and its inverse")
     for name in {"knots", "scores", "values", "cells", "rooms"} & set(fields):
         if (np.diff(fields[name]) < 0).any():
             raise ValueError(f"expected {name} that rise")
@@ -209,6 +215,15 @@ def check_frame(frame: Any, d: int) -> None:
         _, step, least, most = np.asarray(fields["lattice"])
         if (step < 0).any() or (least > most).any():
             raise ValueError("expected a lattice of positive steps within its ends")
+
+
+def _inverse(matrix: Any, other: Any) -> bool:
+    """Return whether two matrices are each other's inverse, in units of any size."""
+    a, b = np.asarray(matrix, np.float64), np.asarray(other, np.float64)
+    scale = np.abs(b).max(0)
+    return bool((scale > 0).all()) and np.allclose(
+        (b / scale) @ (a * scale[:, None]), np.eye(len(a)), atol=0.05
+    )
 
 
 def _frame_fields(frame: Any) -> list[tuple[str, str, Any]]:

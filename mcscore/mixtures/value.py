@@ -138,7 +138,7 @@ class Mixture:
 
         Safe under ``jit``, ``vmap`` and ``grad`` with respect to ``values``; O(n d) time and memory for every
         condition. Tied values (integers, atoms) are given as they are. Where places in their intervals
-        count (``frames.OpenedFrame``), the law is the mean over eight of them: an approximation.
+        count (``frames.OpenedFrame``), the law is the mean over sixteen of them: an approximation.
 
         Args:
             columns: Indices or names, at least one column being left, or these with values: ``{"age": 40}``.
@@ -210,26 +210,32 @@ class Mixture:
                 "observe: expected a law in an affine frame (mcs.Affine()), without bounds or ties, got "
                 f"{type(self.frame).__name__}"
             )
-        matrix, values = (jnp.asarray(a, self.dtype) for a in (matrix, values))
+        traced = self._is_traced(matrix, values, covariance)
+        library: Any = jnp if traced else np  # in float64: the frame's shift may be large
+        kind = self.dtype if traced else np.float64
+        matrix, values, noise = (library.asarray(a, kind) for a in (matrix, values, covariance))
         m, d = len(values) if values.ndim == 1 else 0, self.dimension
         if matrix.shape != (m, d) or m == 0:
             raise ValueError(
                 f"matrix: expected shape (m, {d}) for values (m,), got {matrix.shape} and {values.shape}"
             )
-        noise = jnp.asarray(covariance, self.dtype)
-        noise = noise * jnp.eye(m, dtype=self.dtype) if noise.ndim == 0 else noise
+        noise = noise * library.eye(m, dtype=kind) if noise.ndim == 0 else noise
         if noise.shape != (m, m):
             raise ValueError(
                 f"covariance: expected shape ({m}, {m}) or a number, got {noise.shape}"
             )
-        if not is_traced(noise) and not (np.linalg.eigvalsh(np.asarray(noise)) > 0).all():
-            raise ValueError("covariance: expected a positive definite matrix")
-        zero = jnp.zeros((1, d), self.dtype)
-        shift = self.frame.inverse(zero)[0]
-        back = self.frame.inverse(jnp.eye(d, dtype=self.dtype)) - shift[None]
-        along = jnp.matmul(back, matrix.T, precision="highest")
-        seen = values - jnp.matmul(matrix, shift, precision="highest")
-        law = _observed(self.blocks, along, seen, noise)
+        if not traced:
+            for name, given in dict(matrix=matrix, values=values, covariance=noise).items():
+                if not np.isfinite(given).all():
+                    raise ValueError(f"{name}: expected finite numbers, got {given}")
+            if not (np.allclose(noise, noise.T) and (np.linalg.eigvalsh(noise) > 0).all()):
+                raise ValueError("covariance: expected a symmetric, positive definite matrix")
+        shift = self.frame.inverse(library.zeros((1, d), kind))[0]
+        back = self.frame.inverse(library.eye(d, dtype=kind)) - shift[None]
+        along, seen = back @ matrix.T, values - matrix @ shift
+        law = _observed(self.blocks, *(jnp.asarray(a, self.dtype) for a in (along, seen, noise)))
+        if not traced and not np.isfinite(np.asarray(law[2])):
+            raise ValueError(f"values: {values} lies too far outside the data for {self.dtype}")
         return self._derived(law, self.frame, list(range(d)))
 
     def _derived(self, law: tuple[Blocks, Array, Array], frame: Any, columns: list[int]) -> Mixture:

@@ -149,8 +149,9 @@ def test_law_files_as_attacked(tmp_path):
 
 def test_conditions_that_do_not_fit(made):
     for condition, message in (
-        (None, "expected 1 values"),
-        ([1.0, 2.0], "expected shape"),
+        (None, "needed here, 1 value"),
+        ([1.0, 2.0], "one for each of 5 rows, got 2"),
+        ([[1.0, 2.0]], "expected shape"),
         ([[1.0]] * 3, "one for each of 5"),
         ([np.inf], "expected finite"),
     ):

@@ -100,8 +100,12 @@ def test_an_observation_of_a_mixture_is_bayes_rule(law, tol):
 def test_observations_that_do_not_fit(law):
     with pytest.raises(ValueError, match=r"matrix: expected shape \(m, 3\)"):
         law.observe([[1.0, 0.0]], [0.0], 1.0)
-    with pytest.raises(ValueError, match="covariance: expected a positive definite"):
+    with pytest.raises(ValueError, match="covariance: expected a symmetric, positive definite"):
         law.observe([[1.0, 0.0, 0.0]], [0.0], -1.0)
+    with pytest.raises(ValueError, match="covariance: expected a symmetric"):
+        law.observe([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [0.0, 0.0], [[0.3, 0.2], [0.1, 0.2]])
+    with pytest.raises(ValueError, match="values: expected finite"):
+        law.observe([[1.0, 0.0, 0.0]], [np.nan], 1.0)
     bent = mcs.mixture(ROWS, kernel=mcs.Whitened(0.3), frame=mcs.Gaussianize())
     with pytest.raises(ValueError, match="observe: expected a law in an affine frame"):
         bent.observe([[1.0, 0.0, 0.0]], [0.0], 1.0)
@@ -211,3 +215,43 @@ def test_the_rank_of_data_is_even_and_that_of_what_lies_outside_is_none(law, key
     fresh = np.random.default_rng(8).multivariate_normal([1, 2, 3], COVARIANCE, 500)
     assert kstest(np.asarray(inference.rank(key, law, fresh)), "uniform").pvalue > 1e-3
     assert float(inference.rank(key, law, [[20.0, -20.0, 20.0]])[0]) == 0
+
+
+def test_diagnostics_of_integers_names_and_numbers_that_are_none(key):
+    r = np.random.default_rng(1)
+    c = r.normal(size=(900, 1))
+    law = mcs.mixture(
+        r.poisson(np.exp(0.5 * c + 1)), condition=c, kernel=mcs.Local(0.6, 4, 2), frame=mcs.Affine()
+    )
+    own = np.asarray(law.sample(key, 400, condition=c[:400]))  # the law's own draws: calibrated
+    found = inference.coverage(jax.random.fold_in(key, 1), law, own, c[:400], draws=100)
+    assert found.calibrated and abs(found.ranks.mean() - 0.5) < 0.05
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        inference.coverage(key, law, [[np.nan]], [[0.0]])
+    with pytest.raises(ValueError, match="rows: expected finite numbers"):
+        inference.rank(key, law.joint, [[np.nan, 0.0]])
+
+
+def test_observations_and_posteriors_at_an_offset(key):
+    r = np.random.default_rng(2)
+    c = r.normal(size=(1500, 1))
+    rows = np.concatenate([2 * c + 0.3 * r.normal(size=(1500, 1)), c], 1) + 1e7
+    law = mcs.mixture(rows, kernel=mcs.Local(0.4, 3, 1), frame=mcs.Affine())
+    after = np.asarray(law.observe([[1.0, 0.0]], [1e7 + 1.3], 1e-4).sample(key, 2000)) - 1e7
+    assert abs(after[:, 0].mean() - 1.3) < 0.005
+    found = inference.posterior(key, law, lambda x: -((x[:, 0] - 1e7 - 1) ** 2) / 0.02)
+    draws = np.asarray(found.draws) - 1e7
+    assert abs(draws[:, 0].mean() - 1) < 0.05 and len(np.unique(draws[:, 0])) > 200
+    none = inference.posterior(key, law, lambda x: np.where(x[:, 0] > 1e7 + 1, 0.0, -np.inf))
+    assert (np.asarray(none.draws)[:, 0] > 1e7 + 1).all()
+
+
+def test_missing_values_as_pandas_and_numpy_have_them(law, key):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"a": pandas.array([1, None], "Int64"), "b": [0.5, 1.0], "c": [2.0, None]}
+    )
+    masked = np.ma.masked_array([[1.0, 0.5, 9.0]], [[False, False, True]])
+    for rows in (frame, masked):
+        filled = inference.impute(key, law, rows)
+        assert np.isfinite(filled).all() and filled[0, 0, :2].tolist() == [1.0, 0.5]

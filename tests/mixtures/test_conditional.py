@@ -163,7 +163,7 @@ def test_auto_chooses_by_the_likelihood_given_the_condition(key):
 def test_conditions_that_do_not_fit(local):
     good = ROWS[:3, :2]
     for condition, message in {
-        "none": (None, "expected 2 values"),
+        "none": (None, "needed here, 2 values"),
         "narrow": ([1.0], r"expected shape \(b, 2\)"),
         "many": (ROWS[:2, 2:], "one for each of 3 rows"),
         "nan": ([np.nan, 0.0], "expected finite"),
@@ -251,7 +251,7 @@ def test_a_split_knows_the_marginal_that_the_jet_does(local, tol):
 
 
 def test_laws_without_a_density_and_conditions_without_a_rest():
-    with pytest.raises(ValueError, match=r"kernel: Dirac\(\) has no density"):
+    with pytest.raises(ValueError, match=r"kernel: expected one with a density .* got Dirac\(\)"):
         mcs.mixture(ROWS[:9, :2], condition=ROWS[:9, 2:])
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(ROWS[:9], columns=list("abcd"))
@@ -268,3 +268,39 @@ def test_laws_without_a_density_and_conditions_without_a_rest():
     ):
         with pytest.raises(ValueError, match="condition: this law has none"):
             call([1.0])
+
+
+def test_what_an_attack_found(gaussian, key):
+    """No rows, traced laws, one row of many conditions, far conditions, and columns by themselves."""
+    x, c = ROWS[:5, :2], ROWS[:5, 2:]
+    assert gaussian.log_prob(x[:0], condition=c[:0]).shape == (0,)
+    assert gaussian.sample(key, 0, condition=c[:0]).shape == (0, 2)
+    plain = gaussian.log_prob(x, condition=c)
+    inside = jax.jit(lambda law: law.log_prob(x, condition=c))(gaussian)
+    np.testing.assert_allclose(inside, plain, atol=1e-4)
+    drawn = jax.jit(lambda law: law.sample(key, 5, condition=c))(gaussian)
+    assert np.isfinite(np.asarray(drawn)).all()
+    many = jax.vmap(lambda given: gaussian.log_prob(x[:1], condition=given)[0])(
+        jnp.asarray(c, gaussian.dtype)
+    )
+    each = [gaussian.log_prob(x[:1], condition=given)[0] for given in c]
+    np.testing.assert_allclose(many, each, atol=1e-3)
+    rows = np.random.default_rng(0).normal(size=(300, 2))
+    near = mcs.mixture(rows, condition=rows[:, 0], kernel=mcs.Isotropic(0.1))
+    with pytest.warns(UserWarning, match="next to no data"):
+        far = near.log_prob(rows[:1], condition=[1e3])
+    np.testing.assert_allclose(far, near.at([1e3]).log_prob(rows[:1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("frame", [mcs.Affine(), mcs.Gaussianize()], ids=["affine", "Gaussianized"])
+def test_the_probability_of_an_atom_given_a_condition_is_that_of_draws(frame, key):
+    r = np.random.default_rng(0)
+    c = r.normal(size=(1500, 1))
+    x = np.where(
+        r.random((1500, 1)) < 1 / (1 + np.exp(-c)), 0.0, np.exp(c + r.normal(size=(1500, 1)))
+    )
+    law = mcs.mixture(x, condition=c, kernel=mcs.Local(), frame=frame)
+    for given in (-1.0, 0.0, 1.0):
+        share = np.mean(np.asarray(law.sample(key, 20_000, condition=[given])) == 0)
+        told = float(np.exp(law.log_prob([[0.0]], condition=[given])[0]))
+        assert abs(told - share) < 0.03
