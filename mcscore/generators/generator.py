@@ -110,14 +110,16 @@ class Generator:
         return with_precision("generator", self.params["Dense_0"]["bias"].dtype)
 
     @property
-    def columns(self) -> list[str] | None:
+    def columns(self) -> tuple[str, ...] | None:
         """The names of the columns, if the table had any."""
-        return self.about.get("columns")
+        names = self.about.get("columns")
+        return None if names is None else tuple(names)
 
     @property
-    def condition_columns(self) -> list[str] | None:
+    def condition_columns(self) -> tuple[str, ...] | None:
         """The names of the condition's columns, if the table had any."""
-        return self.about.get("condition")
+        names = self.about.get("condition")
+        return None if names is None else tuple(names)
 
     @property
     def condition_dimension(self) -> int:
@@ -147,18 +149,11 @@ class Generator:
             ValueError: If there is a condition and the generator has none, or the other way round; if its
                 shape or columns do not fit, or it is not finite.
         """
-        names = self.condition_columns
-        return conditions_in(
-            self.given and self.given.frame,
-            self.condition_dimension,
-            names,
-            condition,
-            n,
-            self.dtype,
-        )
+        frame, k = self.given and self.given.frame, self.condition_dimension
+        return conditions_in(frame, k, self.condition_columns, condition, n, self.dtype)
 
     def _points(self, given: Any, name: str) -> Float[Array, "b d"]:
-        columns = self.about.get("columns") if name == "x" else None
+        columns = self.columns if name == "x" else None
         return jnp.asarray(points(given, self.dimension, columns, name), self.dtype)
 
     def encode(self, x: Any, condition: Any = None) -> Float[Array, "b d"]:
@@ -238,7 +233,7 @@ class Generator:
         ]
         nothing = jnp.zeros((0, self.dimension), self.dtype)
         rows = jnp.concatenate(parts)[:n] if parts else nothing
-        return as_dataframe(rows, self.about.get("columns")) if as_frame else rows
+        return as_dataframe(rows, self.columns) if as_frame else rows
 
     def export(self, path: str | os.PathLike) -> None:
         """Write the sampler as a StableHLO program that runs without mcscore, on CPU, GPU and TPU.
