@@ -37,6 +37,7 @@ from . import (
 from . import (
     storage as storage,
 )
+from ._arrays import pytree as pytree
 from .flows import (
     CanonicalClock as CanonicalClock,
 )

@@ -20,7 +20,7 @@ from mcscore._numbers import column_numbers
 from mcscore._validation import Table, at_least
 from mcscore.datasets.reading import write
 from mcscore.experiments import demo as demonstration
-from mcscore.experiments import report, reproduce
+from mcscore.experiments import report, reproduce, systems
 from mcscore.generators import Generator, load
 from mcscore.pipeline import fit_stages
 from mcscore.storage import replacing
@@ -372,7 +372,7 @@ def reproduce_command(
         str,
         typer.Argument(
             metavar="DATA",
-            help="2d, power, gas, hepmass, miniboone, or a .npz (arrays train, test), .npy or .csv file",
+            help="2d, sde, power, gas, hepmass, miniboone, or a .npz (arrays train, test), .npy or .csv file",
             show_default=False,
         ),
     ],
@@ -389,7 +389,9 @@ def reproduce_command(
         int | None, typer.Option(min=2, help="fewer steps than the paper's 20000")
     ] = None,
 ) -> None:
-    """Run the paper's experiment, as published and with this library's defaults."""
+    """Run the paper's experiment, as published and with this library's defaults; sde: its follow-ups'."""
+    if what == "sde":
+        return print(systems.as_text(systems.run(jax.random.key(seed), out, quick=quick)))
     runs = {}
     for problem in reproduce.problems(what, data, quick):
         settings = reproduce.chosen_settings(problem.name, published_pairs, published_steps, quick)

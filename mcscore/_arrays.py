@@ -1,21 +1,27 @@
 """Arrays on either side of the border: NumPy's on the host, in float64, and JAX's on devices.
 
-Functions of a table take both: for NumPy nothing is compiled and float64 is kept.
+Functions of a table take both: for NumPy nothing is compiled and float64 is kept. Dataclasses of arrays are
+registered by ``pytree``: what JAX's ``register_dataclass`` registers, jaxlib (0.10.2 at least) compares by
+the values of static fields, not by class, and of two classes with as many fields ``jit`` at times runs the
+program of the other.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import fields
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxtyping import Array
 
 # Below 0.8 in a module of its own.
@@ -24,6 +30,7 @@ enable_x64: Any = (
 ).enable_x64
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C", bound=type)
 CHUNK = 20_000  # rows: their temporaries stay in the cache
 STREAM = 0x6D637363  # keeps the library's random numbers apart from a user's ``default_rng(0)``
 
@@ -163,3 +170,47 @@ def is_zero(value: Any) -> bool:
 def shapes(self: Any) -> str:
     """Return a ``__repr__`` that shows the precision and shape of every array, not its numbers."""
     return eqx.tree_pformat(self)
+
+
+def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callable[[C], C]:
+    """Register a frozen dataclass whose fields are traced by ``jit``, so that sweeping them never recompiles.
+
+    Args:
+        static: Fields that are compared instead of traced.
+        dropped: Fields, of a default, that transformations forget.
+
+    >>> from dataclasses import dataclass
+    >>> import jax
+    >>> @pytree()
+    ... @dataclass(frozen=True)
+    ... class Line:
+    ...     slope: float = 1.0
+    >>> jax.jit(lambda line, x: line.slope * x)(Line(2.0), 3.0)
+    Array(6., dtype=float...)
+    """
+
+    def register(cls: C) -> C:
+        names = [field.name for field in fields(cls) if field.name not in (*static, *dropped)]
+        keys = [GetAttrKey(name) for name in names]
+        children, kept = _values(names), _values(static)
+
+        def flatten_with_keys(x: Any) -> tuple[Any, Any]:
+            return tuple(zip(keys, children(x), strict=True)), kept(x)
+
+        def unflatten(static_values: Any, values: Any) -> Any:
+            known = dict(zip(static, static_values, strict=True))
+            return cls(**dict(zip(names, values, strict=True)), **known)
+
+        register_pytree_with_keys(
+            cls, flatten_with_keys, unflatten, lambda x: (children(x), kept(x))
+        )
+        return cls
+
+    return register
+
+
+def _values(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that reads attributes, as a tuple however many they are."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda x: tuple(getattr(x, name) for name in names)

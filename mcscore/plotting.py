@@ -21,7 +21,7 @@ COLORS = (INK, OTHERS[0], ACCENT, OTHERS[1])
 OVERLAID = (MUTED, ACCENT, INK, *OTHERS)
 
 
-def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+def _figure(rows: int, columns: int, *, panels: Any = None, **options: Any) -> tuple[Any, Any]:
     with needed("a picture", "matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
     figure = Picture(layout="constrained", dpi=110, **options)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, **(panels or {}))
 
 
 def _bounds(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +128,71 @@ def plot_trajectories(paths: Any, *, title: str = "noise to data") -> Any:
     axis.scatter(*paths[-1].T, s=9, color=ACCENT, linewidths=0, label="data x", zorder=3)
     axis.set(title=title, aspect="equal", xticks=[], yticks=[])
     axis.legend(loc="upper right", frameon=True, framealpha=0.9)
+    return figure
+
+
+def plot_paths(sets: Mapping[str, Any], *, step: float = 1.0, title: str = "") -> Any:
+    """Return paths (times, n) of one coordinate: three of each set, its central 90 %, and where they end.
+
+    Args:
+        sets: Paths by name; the first, the truth, is filled.
+        step: Time between two states.
+        title: Above both.
+    """
+    panels = dict(sharey=True, width_ratios=[3, 1])
+    figure, axes = _figure(1, 2, panels=panels, figsize=(7.6, 3.4))
+    paths, end = axes[0]
+    ends = {name: np.asarray(x)[-1] for name, x in sets.items()}
+    low, high = _bounds(np.concatenate(list(ends.values()))[:, None])
+    edges = _bins(ends, low[0], high[0])
+    for number, (color, (name, x)) in enumerate(
+        zip(cycle((MUTED, ACCENT, *OTHERS)), sets.items(), strict=False)
+    ):
+        x = np.asarray(x)
+        times = step * np.arange(len(x))
+        band = np.quantile(x, [0.05, 0.95], axis=1)
+        if number == 0:
+            paths.fill_between(times, *band, color=color, alpha=0.3, linewidth=0)
+        else:
+            paths.plot(times, band.T, color=color, linewidth=1.4, linestyle="--")
+        paths.plot(times, x[:, :3], color=color, linewidth=0.8)
+        paths.plot([], [], color=color, linewidth=2.5, label=name)
+        end.hist(
+            x[-1], bins=edges, density=True, orientation="horizontal", color=color, linewidth=1.4,
+            histtype="stepfilled" if number == 0 else "step", alpha=0.45 if number == 0 else 1,
+        )  # fmt: skip
+    paths.set(xlabel="time", ylabel="state")
+    paths.set_title("three paths, central 90 %", fontsize=9, loc="left")
+    end.set_title("at the end", fontsize=9, loc="left")
+    end.set(xticks=[])
+    paths.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def plot_calibration(levels: Any, band: float, *, title: str = "") -> Any:
+    """Return the distribution of credibility levels (n,), see ``inference.coverage``, beside the diagonal.
+
+    Args:
+        levels: At which true values are just covered; uniform if the law is right.
+        band: Distance from the diagonal that chance allows.
+        title: Above.
+    """
+    figure, axes = _figure(1, 1, figsize=(3.8, 3.8))
+    axis, ordered, diagonal = axes[0, 0], np.sort(np.asarray(levels)), np.array([0.0, 1.0])
+    axis.fill_between(
+        diagonal, diagonal - band, diagonal + band, color=MUTED, alpha=0.3, lw=0, label="chance"
+    )
+    axis.plot(diagonal, diagonal, color=MUTED, linewidth=0.8)
+    axis.step(
+        [0, *ordered, 1],
+        [0, *np.arange(1, len(ordered) + 1) / len(ordered), 1],
+        where="post",
+        color=INK,
+    )
+    axis.set(xlabel="credibility level", ylabel="share of true values inside", title=title)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.legend(frameon=False, loc="upper left")
     return figure
 
 

@@ -12,7 +12,7 @@ SDE ``dx = b(t) x dt + g(t) dW`` follows by differentiation (arXiv 2310.14458, S
 A schedule of your own is a frozen dataclass with two methods; its numbers are traced by ``jit``, so
 that sweeping them never recompiles:
 
-    @jax.tree_util.register_dataclass
+    @mcs.pytree()
     @dataclass(frozen=True)
     class Power(mcs.Schedule):
         power: float = 2.0
@@ -34,6 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
+
+from mcscore._arrays import pytree
 
 Time = Float[ArrayLike, "*b"]
 Number = Any  # a float to the user, a tracer under jit: sweeping it never recompiles
@@ -117,7 +119,7 @@ class Schedule:
         return jnp.broadcast_to(self.alpha(t), t.shape), jnp.broadcast_to(self.variance(t), t.shape)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Linear(Schedule):
     """The paper's schedule: ``alpha = 1 - (1-eps) t``, ``sigma^2 = eps + (1-eps) t``.
@@ -151,7 +153,7 @@ class Linear(Schedule):
         return jnp.clip(tau / (1 - self.eps), 0, 1)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """Variance-preserving, equal steps in angle: ``alpha = cos(pi t/2)``, ``sigma = sin(pi t/2)``."""
@@ -169,7 +171,7 @@ class Cosine(Schedule):
         return 2 / jnp.pi * jnp.arctan(_as_time(s))
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class VP(Schedule):
     """Variance-preserving SDE with linear rate: ``alpha = exp(-B/2)``, ``sigma^2 = 1 - alpha^2``.
@@ -207,7 +209,7 @@ class VP(Schedule):
         return jnp.clip(2 * exponent / root, 0, 1)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class VE(Schedule):
     """Variance-exploding: ``alpha = 1``, ``sigma = sigma_min (sigma_max/sigma_min)^t``."""
@@ -237,7 +239,7 @@ class VE(Schedule):
         return jnp.clip(ratio, 0, 1)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Rectified(Schedule):
     """Straight lines, as in flow matching: ``alpha = 1 - t``, ``sigma = t``."""

@@ -51,7 +51,7 @@ print("divergence:", float(jnp.abs(mcs.divergence(points, 0.3, law, schedule) - 
 
 
 # %%
-@jax.tree_util.register_dataclass
+@mcs.pytree()
 @dataclass(frozen=True)
 class Cubed(mcs.Schedule):
     """Noise that comes late: ``alpha = 1 - t^3``, ``sigma = t``."""

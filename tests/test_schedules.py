@@ -8,7 +8,7 @@ import pytest
 import mcscore as mcs
 
 
-@jax.tree_util.register_dataclass
+@mcs.pytree()
 @dataclass(frozen=True)
 class Power(mcs.Schedule):
     """A user's own schedule."""

@@ -20,13 +20,15 @@ from mcscore import _face
 
 ROOT = Path(mcs.__file__).parent
 FLOORS = [  # a room imports from lower floors, or from itself without circles
-    {"_foundation", "schedules", "storage"},
+    {"_foundation"},
+    {"schedules", "storage"},
     {"jet", "frames", "datasets", "metrics", "plotting"},
     {"mixtures"},
     {"flows", "sklearn"},
     {"generators"},
     {"pipeline"},
-    {"experiments", "inference"},
+    {"inference"},
+    {"experiments"},
     {"__main__"},
 ]
 OWNERS = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from mcscore.flows.fields import log_density
 from mcscore.generators.generator import Generator
 from mcscore.generators.pairs import Pairs
 from mcscore.pipeline import fit_stages
-from mcscore.storage import fingerprint, replacing, write_text
+from mcscore.storage import fingerprint, kept, replacing, write_text
 
 SAMPLES = 100_000  # drawn and timed, as the paper does
 OF_LABELS = ("classifier", "memorization")  # the figures of a perfect network
@@ -127,7 +126,7 @@ def run(
         folder = out / f"{column}-{fingerprint(data, key, how)[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "results.json"
-        if (found := _kept(path)) is None:
+        if (found := kept(path)) is None:
             if column == "published":
                 made = _published(published_key, problem, settings, folder, progress)
             else:
@@ -137,7 +136,7 @@ def run(
         results[column] = found | dict(samples=f"{folder.name}/samples.npy")
     _add_full_size(results, settings, default_settings(problem.name))
     path = out / f"floor-{fingerprint(data, key)[:12]}.json"
-    if (floor := _kept(path)) is None:
+    if (floor := kept(path)) is None:
         write_text(path, json.dumps(_floor(floor_key, problem)))
         floor = json.loads(path.read_text())
     results["floor"] = dict(metrics=floor)
@@ -146,22 +145,6 @@ def run(
     _draw(problem, results, out)
     write_text(out / "results.json", json.dumps(results, indent=1))
     return results
-
-
-def _kept(path: Path) -> dict[str, Any] | None:
-    """Return what a finished part holds; None where there is none, or it is damaged and to be made again."""
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        found = error
-    if not isinstance(found, dict):
-        warnings.warn(
-            f"out: {path} is damaged ({found}); it is made again", RuntimeWarning, stacklevel=3
-        )
-        return None
-    return found
 
 
 def _add_full_size(results: dict[str, Any], settings: Settings, paper: Settings) -> None:
@@ -231,7 +214,7 @@ class _Seconds:
 
     def __init__(self, path: Path):
         self.path = path
-        self.known: dict[str, float] = _kept(path) or {}
+        self.known: dict[str, float] = kept(path) or {}
 
     def of(self, stage: str, work: Callable[[], Any]) -> Any:
         """Return what ``work`` returns and add its seconds, also those of a failure."""

@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from mcscore._arrays import pytree
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class _Canonical(Schedule):
     """The canonical variables as a schedule whose time is ``p``."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import is_traced
+from mcscore._arrays import is_traced, pytree
 from mcscore._validation import as_key, at_least
 from mcscore.flows.fields import Points
 from mcscore.jet.dense import block_weights, product
@@ -25,7 +25,7 @@ FEW = 5  # rows: an effective sample size below says that a handful decide
 OFTEN = 0.1  # of the queries: so many poor ones are worth a warning
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class ScoreEstimate:
     """A Monte Carlo score, unpacked as ``score, standard_error = estimate``.

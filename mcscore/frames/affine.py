@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore._arrays import floating, library_of, like, shapes
+from mcscore._arrays import floating, library_of, like, pytree, shapes
 from mcscore.frames.frame import Frame, FrameKind, require_variation
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class AffineFrame(Frame):
     """``y = (x - shift) @ matrix``, with the inverse matrix kept beside.
@@ -77,7 +76,7 @@ def _matmul(a: Any, b: Any) -> Any:
     return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision="highest")
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Identity(Frame):
     """Leave the columns as they are: a frame that needs no fitting.

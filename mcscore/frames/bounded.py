@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mcscore._arrays import by_column, shapes
+from mcscore._arrays import by_column, pytree, shapes
 from mcscore._numbers import column_numbers
 from mcscore._validation import Table
 from mcscore.frames.affine import Identity
@@ -31,7 +31,7 @@ NEAREST = 1e-30  # of the scale: nearer to an end nothing is told apart
 SLOPE = float(np.sqrt(2 * np.pi))  # of the tangent
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class BoundedFrame(OuterFrame):
     """The ``inner`` frame of columns sent to the whole line. A density outside the ends is zero.
@@ -65,7 +65,7 @@ class BoundedFrame(OuterFrame):
         return BoundedFrame(self.ends[:, at], self.units[at], self.nearest[:, at], inner), matrix
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class PeriodicFrame(OuterFrame):
     """The ``inner`` frame of columns of which some have a period.

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcscore._arrays import by_column, floating, in_chunks, library_of, like, shapes
+from mcscore._arrays import by_column, floating, in_chunks, library_of, like, pytree, shapes
 from mcscore._validation import at_least
 from mcscore.frames.affine import Affine, AffineFrame
 from mcscore.frames.frame import Frame, FrameKind, require_variation
@@ -28,7 +27,7 @@ CALIBRATING_POINTS = 400  # of a column's distribution function
 SQUEEZED = 0.1  # of the tail between last knot and farthest row: where draws beyond that row go
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class GaussianizedFrame(Frame):
     """Column by column to normal scores, ``u = f_j(x_j)``, then ``y = (u - shift) @ matrix``.

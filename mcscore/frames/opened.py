@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from mcscore._arrays import by_column, library_of, like, shapes
+from mcscore._arrays import by_column, library_of, like, pytree, shapes
 from mcscore.frames.frame import Frame, OuterFrame
 
 PLACES = 16  # of a value's interval, at which a driven column's density is taken
@@ -21,7 +20,7 @@ NARROW = 0.01  # of a deviation: within, a law is even, and differences of score
 FAR = 1e37  # pads tables: beyond any value, finite in float32
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class OpenedFrame(OuterFrame):
     """The ``inner`` frame of opened columns ``s``.

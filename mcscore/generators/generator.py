@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._arrays import is_traced, rounded_up, shapes, with_precision
+from mcscore._arrays import is_traced, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import points
 from mcscore._optional import as_dataframe, needed
 from mcscore._validation import as_key, at_least
@@ -32,7 +32,7 @@ SAMPLE_CHUNK = 8192
 DENSITY_CHUNK = 2048
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class Given:
     """What a conditional generator knows of its conditions ``c`` (b, k) beside the network.
@@ -67,12 +67,7 @@ class Given:
         return product(y - product(c, self.slope), self.inverse)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "frame", "encoder", "given"],
-    meta_fields=["network"],
-    drop_fields=["about", "law"],
-)
+@pytree(static=["network"], dropped=["about", "law"])
 @dataclass(frozen=True, eq=False)
 class Generator:
     """A trained one-step sampler and density. ``gen(z)`` maps noise (b, d) to data in the user's units.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-
-from mcscore._arrays import shapes
+from mcscore._arrays import pytree, shapes
 from mcscore.frames import Identity
 
 
@@ -33,12 +30,7 @@ class PairsReport(NamedTuple):
     mismatch: float
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["z", "x", "frame", "c", "condition_frame"],
-    meta_fields=[],
-    drop_fields=["report"],
-)
+@pytree(dropped=["report"])
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Noise ``z`` and labels ``x``, row by row; unpacks as ``z, x = pairs``, or ``z, c, x``.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import shapes
+from mcscore._arrays import pytree, shapes
 from mcscore._numbers import numbers
 from mcscore._validation import Table, as_key, at_least
 from mcscore.frames import Affine
@@ -33,7 +33,7 @@ TRANSITIONS = 150_000  # at most, drawn at random: deviations are then known to 
 MOST_ROWS = 300_000, 60_000  # stored of a law of up to three columns, and of more
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, eq=False)
 class Dynamics:
     """A one-step sampler of the next state of a stochastic system. Build it with ``fit_dynamics``.

@@ -8,21 +8,14 @@ unit of memory (one is looked at at a time), of precision, and of parallelism.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-
-from mcscore._arrays import shapes
+from mcscore._arrays import pytree, shapes
 from mcscore._validation import at_least, of_type
 from mcscore.jet import native
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["rows", "log_weights", "centers", "bases", "variances"],
-    meta_fields=["given"],
-)
+@pytree(static=["given"])
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Rows of the mixture, stored block by block.

@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mcscore._arrays import pytree
 
 
 class Jet(NamedTuple):
@@ -95,7 +96,7 @@ class Reading:
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(...)")
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Score(Reading):
     """``grad log p = E_w[-lambda (x - alpha m)]``."""
@@ -105,7 +106,7 @@ class Score(Reading):
         return Coefficients(jnp.zeros_like(alpha), -jnp.ones_like(alpha), jnp.zeros_like(alpha))
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Denoiser(Reading):
     """``E[x_0 | x_t] = E_w[m + alpha v lambda (x - alpha m)]``, regular also at ``alpha = 0``."""
@@ -115,7 +116,7 @@ class Denoiser(Reading):
         return Coefficients(alpha, jnp.zeros_like(alpha), jnp.ones_like(alpha))
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Velocity(Reading):
     """``dx/dt = alpha' E[x_0 | x_t] + sigma' E[z | x_t]``, regular at both ends of time.

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import is_traced, on_device, rounded_up, shapes, with_precision
+from mcscore._arrays import is_traced, on_device, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import points
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
@@ -53,12 +53,7 @@ class Support(NamedTuple):
     outside: Float[Array, "b"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["blocks", "width", "variance", "frame", "joint", "prior", "least"],
-    meta_fields=["evaluation"],
-    drop_fields=["report"],
-)
+@pytree(static=["evaluation"], dropped=["report"])
 @dataclass(frozen=True, eq=False)
 class ConditionalMixture:
     """The law of some columns given the others. Build it with ``mixture(x, condition=c, ...)``.

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from mcscore._arrays import pytree
 from mcscore._validation import Table, at_least
 from mcscore.frames import Frame, FrameKind, Identity, Placed
 from mcscore.jet import Blocks
@@ -114,7 +115,7 @@ class Kernel:
         raise NotImplementedError
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Dirac(Kernel):
     """The empirical measure, as in the paper. Its flow needs a schedule with ``sigma(0) > 0``.
@@ -134,7 +135,7 @@ class Dirac(Kernel):
         return balanced_blocks(table.x, table.weights, rows, 0.0)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Isotropic(Kernel):
     """A Gaussian of standard deviation ``h`` around every datum: a kernel density estimate.
@@ -163,7 +164,7 @@ class Isotropic(Kernel):
         return balanced_blocks(x, weights, rows, self.h**2)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True)
 class Whitened(Kernel):
     """``h`` times the data's own standard deviation in every direction.
@@ -191,7 +192,7 @@ class Whitened(Kernel):
         return clustered_blocks(key, x, weights, clusters, self.h, rows, self.preserve)
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclass(frozen=True, repr=False)
 class Local(Kernel):
     """``h`` times the standard deviations of the datum's own cluster, whose covariance is kept.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._arrays import is_traced, is_zero, rounded_up, shapes, with_precision
+from mcscore._arrays import is_traced, is_zero, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import column_numbers, points
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
@@ -31,15 +31,9 @@ from mcscore.mixtures.layout import mean_of, moments
 from mcscore.mixtures.report import Report
 
 BLOCK_ROWS = 1024
-FIELDS = ["blocks", "width", "variance", "frame"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=FIELDS,
-    meta_fields=["evaluation"],
-    drop_fields=["report", "columns"],
-)
+@pytree(static=["evaluation"], dropped=["report", "columns"])
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """The data law, blocked. Build it with ``mixture``.

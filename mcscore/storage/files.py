@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -61,3 +64,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a text aside and move it into place."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """Return what a finished part's ``.json`` holds; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        warnings.warn(
+            f"out: {path} is damaged ({found}); it is made again", RuntimeWarning, stacklevel=3
+        )
+        return None
+    return found

@@ -24,7 +24,7 @@ def scaled(factor):
 
 
 def schedule(power):
-    @jax.tree_util.register_dataclass
+    @mcs.pytree()
     @dataclasses.dataclass(frozen=True)
     class Mine(mcs.Schedule):
         def alpha(self, t):
