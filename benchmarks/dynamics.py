@@ -26,8 +26,9 @@ from clock import NAMES, Results, parser
 
 import mcscore as mcs
 from mcscore.experiments import systems
+from mcscore.inference.dynamics import LABELS, MOST_ROWS
 
-LABELS, SOME = 50_000, 256  # ours, and how many of the rival's are timed
+COUNT, SOME = 50_000, 256  # ours, and how many of the rival's are timed
 NEIGHBORS, EULER = 2_000, 10_000
 BANDWIDTHS = (0.003, 0.01, 0.03)  # along the state; its range is 2.5
 PULL, CENTER, SIGMA = 1.0, 1.2, 0.3  # of the process
@@ -60,7 +61,7 @@ def compare_labels(results: Results, quick: bool) -> None:
     r = np.random.default_rng(0)
     x, _ = systems.observe(system, 200 if quick else systems.PATHS, r)
     state, moved = x[:, :-1].reshape(-1, 1), np.diff(x, axis=1).reshape(-1, 1)
-    count, some, steps = (500, 4, 50) if quick else (LABELS, SOME, EULER)
+    count, some, steps = (500, 4, 50) if quick else (COUNT, SOME, EULER)
     decay = np.exp(-PULL * systems.DT)
     spread = SIGMA * np.sqrt((1 - decay**2) / (2 * PULL))
     low, high = np.quantile(state, [0.025, 0.975])
@@ -72,16 +73,27 @@ def compare_labels(results: Results, quick: bool) -> None:
 
     start = time.perf_counter()
     frames = (mcs.frames.Affine(whiten=True),)
-    law = mcs.mixture(moved, condition=state, kernel=mcs.Auto(frames=frames, most_rows=300_000))
-    chosen = time.perf_counter()
-    pairs = mcs.generate_pairs(jax.random.key(0), law, mcs.Cosine(), count, steps=6)
-    jax.block_until_ready(pairs.x)
-    done = time.perf_counter()
-    z, c, label = (np.asarray(a, np.float64) for a in (pairs.z, pairs.c, pairs.x))
-    results.add(
-        data="labels", rival="mcscore", labels=count, seconds=done - chosen,
-        seconds_of_the_law=chosen - start, error=error(z[:, 0], c[:, 0], label[:, 0]),
-    )  # fmt: skip
+    law = mcs.mixture(
+        moved, condition=state, kernel=mcs.Auto(frames=frames, most_rows=MOST_ROWS[0])
+    )
+    local = mcs.Local(0.3, clusters=6, partitions=1, most_rows=MOST_ROWS[0])  # as of a bent drift
+    bent = mcs.mixture(moved, condition=state, kernel=local, frame=frames[0])
+    seconds_of_laws = time.perf_counter() - start
+    z, c = np.zeros((0, 1)), np.zeros((0, 1))
+    for name, known in (("mcscore, its choice", law), ("mcscore, all rows", bent)):
+        for _ in range(2):  # the first compiles
+            start = time.perf_counter()
+            pairs = mcs.generate_pairs(jax.random.key(0), known, mcs.Cosine(), count, **LABELS)
+            jax.block_until_ready(pairs.x)
+            seconds = time.perf_counter() - start
+        assert pairs.condition_frame is not None
+        z, c = np.asarray(pairs.z, np.float64), np.asarray(pairs.condition_frame.inverse(pairs.c))
+        label = np.asarray(pairs.frame.inverse(pairs.x))
+        results.add(
+            data="labels", rival=name, labels=count, seconds=seconds,
+            error=error(z[:, 0], c[:, 0], label[:, 0]), seconds_of_laws=seconds_of_laws,
+            kernel="Local(0.3, clusters=6)" if known is bent else law.report and law.report.kernel,
+        )  # fmt: skip
 
     order = np.argsort(state[:, 0])
     by_state, by_move = state[order, 0], moved[order, 0]

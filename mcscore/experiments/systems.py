@@ -34,7 +34,7 @@ from mcscore.inference.dynamics import Dynamics, fit_dynamics
 from mcscore.storage import fingerprint, kept, replacing, write_text
 
 DT = 0.01  # of every system
-PATHS = 15_000  # observed, as in the paper
+PATHS = 15_000  # observed until time 1, as in the paper
 MANY = 100_000  # paths of a comparison: its own error is about 0.4 %
 FEW = 10_000  # paths whose seconds are told
 STATES = 16
@@ -61,7 +61,7 @@ class System(NamedTuple):
     origin: float
     parameters: tuple[float, float] | None = None
     dimension: int = 1
-    times: int = 10
+    times: int = 100
     steps: int = 100
 
 
@@ -107,7 +107,7 @@ SYSTEMS = {
     "Ornstein-Uhlenbeck 5-D": System(
         _linear(0.3 * RING - np.eye(5), 0.5), (-1, 1), 0.5, dimension=5
     ),
-    "geometric Brownian motion": System(_growth, (0.5, 3), 1.0, times=100),
+    "geometric Brownian motion": System(_growth, (0.5, 3), 1.0),
     "double well": System(_euler(lambda x, c: x - x**3, 0.5), (-2, 2), 0.2),
     "drift with a parameter": System(
         _euler(lambda x, c: c, 1.0, 1), (-3, 3), 0.0, parameters=(-1, 1)

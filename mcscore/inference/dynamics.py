@@ -23,14 +23,17 @@ from jaxtyping import Array, Float
 from mcscore._arrays import pytree, shapes
 from mcscore._numbers import numbers
 from mcscore._validation import Table, as_key, at_least
-from mcscore.frames import Affine
+from mcscore.frames import Affine, Gaussianize
 from mcscore.generators.generator import Generator
 from mcscore.generators.networks import MLP
 from mcscore.mixtures.selection import Auto
 from mcscore.pipeline import fit
 
-TRANSITIONS = 150_000  # at most, drawn at random: deviations are then known to about a hundredth
+TRANSITIONS = (
+    600_000  # at most, drawn at random: mean and deviation are then known to about a hundredth
+)
 MOST_ROWS = 300_000, 60_000  # stored of a law of up to three columns, and of more
+LABELS = dict(tolerance=1e-3)  # of the step's deviation, far below what the data know of it
 
 
 @pytree()
@@ -123,7 +126,8 @@ def fit_dynamics(
         parameters: Of each path, (m, p), if the system has any.
         transitions: How many pairs of successive states to learn from, at most, drawn at random.
         **options: Of ``fit``, whose table are the displacements; by default a network of 4 layers of 48 up to
-            two coordinates, else of 64, and displacements standardized, which keeps a step cheap.
+            two coordinates, else of 64, and displacements standardized, which keeps a step cheap, unless
+            Gaussianizing them is clearly better.
 
     Raises:
         ValueError: If ``paths`` is no such array of finite numbers, or ``parameters`` have not a row for
@@ -160,8 +164,12 @@ def fit_dynamics(
     if len(now) > transitions:
         rows = np.asarray(jax.random.permutation(pick, len(now)))[:transitions]
     quick = MLP(width=48 if d <= 2 else 64, depth=4)
-    kernel = Auto(frames=(Affine(whiten=True),), most_rows=MOST_ROWS[now.shape[1] + d > 3])
-    options = dict(network=quick, kernel=kernel, encoder=False, refine=0) | options
+    kernel = Auto(
+        frames=(Affine(whiten=True), Gaussianize()), most_rows=MOST_ROWS[now.shape[1] + d > 3]
+    )
+    options = (
+        dict(network=quick, kernel=kernel, labelling=LABELS, encoder=False, refine=0) | options
+    )
     names = [
         *(f"state {j}" for j in range(d)),
         *(f"parameter {j}" for j in range(now.shape[1] - d)),

@@ -25,12 +25,12 @@ from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters, stre
 from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
 from mcscore.mixtures.layout import SMALL, calibrated
 from mcscore.mixtures.report import Trial
-from mcscore.mixtures.splits import Split, cluster
+from mcscore.mixtures.splits import Split, cluster, judged
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
-SLIGHTLY = 0.003  # nats: less than chance among a few thousand rows held out
+SLIGHTLY = 9  # nats, over all rows held out: what chance makes of them
 FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
@@ -153,17 +153,22 @@ class _Search:
         first = _climb(trial, RATIOS, 1.0)
         assert first.condition_h is not None
         ratio = first.condition_h / best.h
-        if ratio == 1 or first.log_likelihood < best.log_likelihood + SLIGHTLY:
+        if ratio == 1 or first.log_likelihood < best.log_likelihood + _slightly(splits):
             return best
         return self.bandwidth(splits, number, partitions, BANDWIDTHS, best.h, ratio)
 
     def frame(self, by_frame: list[list[Split]], number: int) -> int:
-        """Return the number of the best frame, given splits in each."""
+        """Return the number of the best frame, given splits in each.
+
+        With conditions it is the first that is not clearly surpassed.
+        """
         cluster([split for splits in by_frame for split in splits], [number], self.several)
         found = [
             self.bandwidth(splits, number, self.several, BANDWIDTHS[2::2]) for splits in by_frame
         ]
-        return int(np.argmax([best.log_likelihood for best in found]))
+        scores = np.array([best.log_likelihood for best in found])
+        margin = CLEARLY if by_frame[0][0].given else 0.0
+        return int(np.argmax(scores >= scores.max() - margin))
 
     def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:
         """Return the best trial over numbers of clusters, an optimum so broad that one partition shows it.
@@ -187,15 +192,18 @@ class _Search:
         if not splits[0].given:
             return best
         # Of x given c little may be left for clusters to tell, and their covariances are the noisier the more
-        # there are: the fewest that say about as much.
-        tried = [
-            t for t in self.curve[before:] if t.log_likelihood > best.log_likelihood - SLIGHTLY
-        ]
-        return min(tried, key=lambda t: (t.clusters, -t.log_likelihood))
+        # there are: the fewest that say about as much. One Gaussian is linear regression.
+        cluster(splits, [1], 1)
+        self.trial(splits, 1, 1, 1.0, None)
+        least = best.log_likelihood - _slightly(splits)
+        tried = [t for t in self.curve[before:] if t.log_likelihood > least]
+        return min(tried, key=lambda t: (t.clusters, t.clusters == 1 and -t.h, -t.log_likelihood))
 
     def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
         """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""
         partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
+        if splits[0].given and first.clusters == first.h == 1:
+            return first
         if first.clusters == 1:
             partitions = 1
         if hasty := len(splits[0].x) > FITTING_ROWS:  # the clusters of the trials so far
@@ -215,13 +223,18 @@ class _Search:
         return other if other.log_likelihood > best.log_likelihood + CLEARLY else best
 
 
+def _slightly(splits: list[Split]) -> float:
+    """Return by how many nats two conditional laws can differ by chance, at most, among rows held out."""
+    return SLIGHTLY / sum(len(split.held) for split in splits)
+
+
 def _held_out(
-    generator: np.random.Generator, n: int, folds: int, groups: np.ndarray | None
+    generator: np.random.Generator, n: int, folds: int, groups: np.ndarray | None, most: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return rows in random order, and for every fold which of them are held out: whole groups, a fifth."""
     if groups is None:
         order = generator.permutation(n)
-        return order, [np.isin(np.arange(n), order[k::5][:3000]) for k in range(folds)]
+        return order, [np.isin(np.arange(n), order[k::5][:most]) for k in range(folds)]
     turns = generator.permutation(groups.max() + 1)  # of the groups
     sizes = np.cumsum(np.bincount(turns[groups]))  # rows up to every turn's
     fifth = np.minimum(5 * (sizes - 1) // n, 4)[turns[groups]]
@@ -252,7 +265,8 @@ def choose(
         raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
     order_key, frame_key, split_key, layout_key = jax.random.split(key, 4)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
-    order, held = _held_out(host_generator(order_key), n, folds, tables[0].groups)
+    most = judged(tables[0].given, d)
+    order, held = _held_out(host_generator(order_key), n, folds, tables[0].groups, most)
     folds = len(held)
     guess = min(usual_clusters(1 / np.sum(weights**2), d), auto.most_clusters)
 

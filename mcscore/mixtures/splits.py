@@ -23,8 +23,15 @@ from mcscore.mixtures.covariances import (
     stretched,
 )
 
-JUDGED = 3000  # held-out rows that judge a law, at most; whole groups may be held out
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
+
+
+def judged(given: int, d: int) -> int:
+    """Return how many held-out rows judge a law of ``d`` columns, at most; whole groups may be held out.
+
+    Laws of columns given others differ by less.
+    """
+    return 3_000 if not given else 30_000 if d <= 4 else 10_000
 
 
 class Split:
@@ -40,10 +47,10 @@ class Split:
     ):
         self.key, self.thinning, self.judging = jax.random.split(key, 3)
         self.frame = frame.with_breaks(table.breaks)
-        known, judged = table.of_rows(~held), np.flatnonzero(held)
-        judged = table.of_rows(judged[:: -(-len(judged) // JUDGED)])
+        known, rows = table.of_rows(~held), np.flatnonzero(held)
+        judging = table.of_rows(rows[:: -(-len(rows) // judged(table.given, table.x.shape[1]))])
         self.training, self.weights, self.strata = known.x, known.weights, known.strata
-        self.held, self.share, self.gain = judged.x, judged.weights, judged.gain
+        self.held, self.share, self.gain = judging.x, judging.weights, judging.gain
         self.fitted = self.frame.fit(self.training, self.weights)
         placed = known.within(self.fitted)
         self.x, self.given, self.along = placed.x, placed.given, placed.along
