@@ -128,14 +128,12 @@ def main() -> None:
     if not options.only or "labels" in options.only:
         compare_labels(results, options.quick)
     names = ["double well"] if options.quick else list(systems.SYSTEMS)
-    small: dict[str, Any] = dict(pairs=500, epochs=2) if options.quick else {}
     for name in names:
         if options.only and name not in options.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found = systems.run(
-                jax.random.key(0), Path(folder), quick=options.quick, only=name, **small
-            )[name]
+            run = systems.run(jax.random.key(0), Path(folder), quick=options.quick, only=name)
+        found = run[name]
         for part in ("one step", "last step"):
             found |= {f"{metric}, {part}": value for metric, value in found.pop(part).items()}
         results.add(data=name, **found)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+NAMES = ["labels", "pipeline", "generator", "rivals", "kinds", "dynamics", "inference"]
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_score_benchmark_runs_and_writes_json_lines(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["labels", "pipeline", "generator", "rivals", "kinds", "dynamics"])
+@pytest.mark.parametrize("name", NAMES)
 def test_other_benchmarks_run(name, tmp_path):
     out = tmp_path / "out.jsonl"
     run = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--out", str(out)]

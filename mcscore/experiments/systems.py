@@ -30,7 +30,9 @@ from mcscore._arrays import host_generator
 from mcscore._optional import check_experiments
 from mcscore._printing import text_table
 from mcscore.experiments.comparison import cell
+from mcscore.frames import Affine
 from mcscore.inference.dynamics import Dynamics, fit_dynamics
+from mcscore.mixtures import Local
 from mcscore.storage import fingerprint, kept, replacing, write_text
 
 DT = 0.01  # of every system
@@ -38,6 +40,9 @@ PATHS = 15_000  # observed until time 1, as in the paper
 MANY = 100_000  # paths of a comparison: its own error is about 0.4 %
 FEW = 10_000  # paths whose seconds are told
 STATES = 16
+QUICK: dict[str, Any] = dict(
+    kernel=Local(0.3, clusters=6, partitions=1), frame=Affine(whiten=True), pairs=2_000, epochs=5
+)
 METRICS = ("mean", "deviation", "distribution")
 
 Move = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -108,7 +113,7 @@ SYSTEMS = {
         _linear(0.3 * RING - np.eye(5), 0.5), (-1, 1), 0.5, dimension=5
     ),
     "geometric Brownian motion": System(_growth, (0.5, 3), 1.0),
-    "double well": System(_euler(lambda x, c: x - x**3, 0.5), (-2, 2), 0.2),
+    "double well": System(_euler(lambda x, c: x - x**3, 0.5), (-2, 2), 1.5),
     "drift with a parameter": System(
         _euler(lambda x, c: c, 1.0, 1), (-3, 3), 0.0, parameters=(-1, 1)
     ),
@@ -145,7 +150,8 @@ def run(
         **options: Of ``fit_dynamics``.
     """
     check_experiments("reproduce")
-    paths, many = (500, 2_000) if quick else (PATHS, MANY)
+    paths, many = (100, 2_000) if quick else (PATHS, MANY)
+    options = (QUICK if quick else {}) | options
     results = {}
     for number, (name, system) in enumerate(SYSTEMS.items()):
         if only not in (None, name):

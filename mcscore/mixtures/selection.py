@@ -162,13 +162,17 @@ class _Search:
 
         With conditions it is the first that is not clearly surpassed.
         """
+        given = by_frame[0][0].given
+        number = min(number, FEW) if given else number
         cluster([split for splits in by_frame for split in splits], [number], self.several)
         found = [
             self.bandwidth(splits, number, self.several, BANDWIDTHS[2::2]) for splits in by_frame
         ]
-        scores = np.array([best.log_likelihood for best in found])
-        margin = CLEARLY if by_frame[0][0].given else 0.0
-        return int(np.argmax(scores >= scores.max() - margin))
+        if given:  # linear regression
+            cluster([split for splits in by_frame for split in splits], [1], 1)
+            found += [self.trial(splits, 1, 1, 1.0, None) for splits in by_frame]
+        scores = np.reshape([best.log_likelihood for best in found], (-1, len(by_frame))).max(0)
+        return int(np.argmax(scores >= scores.max() - (CLEARLY if given else 0)))
 
     def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:
         """Return the best trial over numbers of clusters, an optimum so broad that one partition shows it.

@@ -32,6 +32,39 @@ def test_mean_and_deviation_over_conditions(made):
         np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.025)
 
 
+def test_mean_and_deviation_of_a_mixture_over_conditions():
+    """Within two percent over the central 95 % of conditions, as the mixture's closed form has them."""
+    r = np.random.default_rng(0)
+    means = np.array([[0, 0, 0.0], [2, -1, 2], [-2, 1, 3]])
+    roots = np.array([np.eye(3) + np.tril(r.uniform(-0.6, 0.6, (3, 3)), -1) for _ in range(3)])
+    label = r.choice(3, 6000, p=[0.5, 0.3, 0.2])
+    x = means[label] + np.einsum("nij,nj->ni", roots[label], r.standard_normal((6000, 3)))
+    kernel = mcs.Local(1.0, clusters=3, partitions=1)
+    law = mcs.mixture(x[:, :2], condition=x[:, 2:], kernel=kernel, frame=mcs.Affine())
+    pairs = mcs.generate_pairs(KEY, law, mcs.Cosine(), 20_000)
+    made, _ = mcs.train(KEY, pairs, network=mcs.MLP(width=48, depth=4), epochs=60, encoder=False)
+
+    blocks, frame = law.joint.blocks, law.joint.frame
+    at, log_weight = (np.asarray(a, np.float64) for a in law.joint.points())
+    back = np.asarray(frame.inverse_matrix, np.float64)
+    turned = np.asarray(blocks.bases, np.float64)
+    inside = np.einsum("kij,kj,klj->kil", turned, np.asarray(blocks.variances), turned)
+    of_row = np.repeat(back @ inside @ back.T, blocks.rows.shape[1], 0)
+    for c in np.quantile(x[:, 2], [0.025, 0.3, 0.7, 0.975]):
+        center = np.asarray(frame.inverse(at), np.float64)
+        gap, spread = c - center[:, 2], of_row[:, 2, 2]
+        w = np.exp(log_weight - gap**2 / (2 * spread)) / np.sqrt(spread)
+        w = np.where(np.isfinite(log_weight), w, 0) / np.sum(w[np.isfinite(log_weight)])
+        slope = of_row[:, :2, 2] / spread[:, None]
+        mean = center[:, :2] + slope * gap[:, None]
+        left = np.einsum("kii->ki", of_row)[:, :2] - slope**2 * spread[:, None]
+        expected = w @ mean
+        deviation = np.sqrt(w @ (left + mean**2) - expected**2)
+        drawn = np.asarray(made.sample(KEY, 100_000, condition=[c]), np.float64)
+        assert (np.abs(drawn.mean(0) - expected) < 0.02 * deviation).all()
+        np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.02)
+
+
 def test_one_condition_is_many_equal_ones_and_rows_keep_theirs(made):
     one = made.sample(KEY, 5, condition=[3.0])
     np.testing.assert_array_equal(one, made.sample(KEY, 5, condition=[[3.0]] * 5))
