@@ -69,7 +69,7 @@ mcs.plotting.plot_paths({"truth": true, "learned": learned}, step=DT, title="fro
 # %% [markdown]
 # ## What was learned
 # Drift and noise at every state, from the sampler's own steps, beside the equation. And the time of the first change
-# of wells, which no observed path shows.
+# of wells, which no observed path shows and in which the smallest errors of the drift add up.
 
 # %%
 at = np.linspace(-1.7, 1.7, 18)
