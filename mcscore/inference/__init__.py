@@ -2,7 +2,7 @@
 
 from mcscore.inference.diagnostics import Coverage, coverage, rank
 from mcscore.inference.dynamics import Dynamics, fit_dynamics
-from mcscore.inference.imputation import impute
+from mcscore.inference.imputation import impute, mixture_of_incomplete
 from mcscore.inference.posteriors import Posterior, posterior
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "coverage",
     "fit_dynamics",
     "impute",
+    "mixture_of_incomplete",
     "posterior",
     "rank",
 ]

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import rounded_up
-from mcscore._numbers import names_of, points
-from mcscore._validation import as_key, at_least, of_type
+from mcscore._arrays import host_generator, rounded_up
+from mcscore._numbers import names_of, numbers, points
+from mcscore._validation import Table, as_key, at_least, of_type
 from mcscore.jet.sampling import draw_given
+from mcscore.mixtures.building import mixture
 from mcscore.mixtures.conditional import conditional_of
 from mcscore.mixtures.value import Mixture
+
+ROUNDS = 3
 
 
 def impute(
@@ -50,11 +53,7 @@ def impute(
     names = law.columns if names_of(rows) is not None else None
     table = np.asarray(points(_with_nan(rows), law.dimension, names, "rows"))
     table = table if np.issubdtype(table.dtype, np.floating) else table.astype(np.float64)
-    if (bad := np.argwhere(np.isinf(table))).size:
-        row, column = bad[0].tolist()
-        raise ValueError(
-            f"rows: expected numbers or NaN, got {table[row, column]} in column {column}, row {row}"
-        )
+    _check_finite(table)
     filled = np.repeat(table[None], draws, 0)
     missing = np.isnan(table)
     patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
@@ -67,6 +66,87 @@ def impute(
         for j, column in zip(np.flatnonzero(lost), found.T, strict=True):
             filled[:, index, j] = column.reshape(draws, len(index))
     return filled
+
+
+def mixture_of_incomplete(
+    key: Array,
+    rows: Any,
+    *,
+    rounds: int = ROUNDS,
+    weights: Any = None,
+    groups: Any = None,
+    **options: Any,
+) -> Mixture:
+    """Return the law of rows of which some entries are missing: all take part with what they know.
+
+    Right where entries are missing for reasons that the row's other entries tell ("at random"); the law of
+    the complete rows alone then is not. By stochastic EM (Celeux and Diebolt 1985): what is missing is
+    drawn from the law of the round before, exactly, and the law built anew. An approximation: what a row
+    lacks stands in the law as one draw, so held-out likelihoods count draws as data.
+
+    Args:
+        key: Random key.
+        rows: (n, d), NaN (or masked, or pandas' NA) where missing. At first the law is that of the complete
+            rows; where they are few, what is missing is drawn from its column.
+        rounds: How often what is missing is drawn anew.
+        weights: Of the rows, (n,).
+        groups: Of the rows, (n,), see ``mixture``.
+        **options: Of ``mixture``, but for ``condition``: condition the law instead.
+
+    Raises:
+        ValueError: If a column or a row holds no number, or ``rows`` hold infinities; as ``mixture``.
+
+    >>> import mcscore as mcs
+    >>> x = np.random.default_rng(0).standard_normal((300, 2)) @ [[1, 0.9], [0, 0.4]]
+    >>> x[x[:, 0] > 0.5, 1] = np.nan
+    >>> law = mixture_of_incomplete(jax.random.key(0), x, kernel=mcs.Whitened(0.3, preserve=True))
+    >>> drawn = law.sample(jax.random.key(1), 5000)  # of columns with mean 0
+    >>> bool(np.nanmean(x[:, 1]) < -0.3 < drawn[:, 1].mean())
+    True
+    """
+    at_least(1, rounds=rounds)
+    if options.get("condition") is not None:
+        raise ValueError("condition: expected None; condition the law of all columns instead")
+    key, names = as_key(key), names_of(rows)
+    table = np.array(numbers(_with_nan(rows), "rows", names), np.float64)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"rows: expected a non-empty table (n, d), got shape {table.shape}")
+    _check_finite(table)
+    lost = np.isnan(table)
+    for axis, what in enumerate(("column", "row")):
+        for j in np.flatnonzero(lost.all(axis)):
+            raise ValueError(f"rows: expected a number in every {what}, got none in {what} {j}")
+
+    def learned(k: int, known: Any) -> Mixture:
+        share, own = (None if a is None else np.asarray(a)[known] for a in (weights, groups))
+        part = Table.of(table[known], share, columns=names, name="rows")
+        return mixture(part, groups=own, key=jax.random.fold_in(key, k), **options)
+
+    for name, given in (("weights", weights), ("groups", groups)):
+        if given is not None and np.shape(given) != (len(table),):
+            raise ValueError(f"{name}: expected shape ({len(table)},), got {np.shape(given)}")
+    whole, complete = np.ones(len(table), bool), ~lost.any(1)
+    if complete.all():
+        return learned(0, whole)
+    few = complete.sum() < max(50, 10 * table.shape[1])
+    if few:
+        r = host_generator(jax.random.fold_in(key, rounds))
+        for column, gone in zip(table.T, lost.T, strict=True):
+            column[gone] = r.choice(column[~gone], gone.sum())
+    law = learned(0, whole if few else complete)
+    for k in range(1, rounds + 1):
+        holes = np.where(lost, np.nan, table)
+        table[:] = impute(jax.random.fold_in(key, rounds + k), law, holes)[0]
+        law = learned(k, whole)
+    return law
+
+
+def _check_finite(table: np.ndarray) -> None:
+    if (bad := np.argwhere(np.isinf(table))).size:
+        row, column = bad[0].tolist()
+        raise ValueError(
+            f"rows: expected numbers or NaN, got {table[row, column]} in column {column}, row {row}"
+        )
 
 
 def _with_nan(rows: Any) -> Any:
