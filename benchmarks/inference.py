@@ -118,10 +118,7 @@ def ends(theta: Rows, bound: float | None) -> dict[Any, tuple[float, float]] | N
 
 def by_law(theta: Rows, data: Rows, bound: float | None, quick: bool) -> Found:
     """Return draws of the conditional law."""
-    ends = (
-        {} if bound is None else dict(bounds=dict.fromkeys(range(theta.shape[1]), (-bound, bound)))
-    )
-    law = mcs.mixture(theta, condition=data, kernel=mcs.Auto(), **ends)
+    law = mcs.mixture(theta, condition=data, kernel=mcs.Auto(), bounds=ends(theta, bound))
     draw = lambda n, y: np.asarray(law.sample(jax.random.key(1), n, condition=y))
     assert law.report is not None
     return draw, dict(kernel=law.report.kernel)
@@ -129,9 +126,6 @@ def by_law(theta: Rows, data: Rows, bound: float | None, quick: bool) -> Found:
 
 def by_network(theta: Rows, data: Rows, bound: float | None, quick: bool) -> Found:
     """Return draws of the conditional generator."""
-    ends = (
-        {} if bound is None else dict(bounds=dict.fromkeys(range(theta.shape[1]), (-bound, bound)))
-    )
     small: dict[str, Any] = dict(pairs=500, epochs=2) if quick else {}
     rows: dict[str, Any] = dict(condition=data, bounds=ends(theta, bound))
     generator = mcs.fit(jax.random.key(0), theta, **rows, encoder=False, refine=0, **small)

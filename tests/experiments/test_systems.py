@@ -37,7 +37,8 @@ def test_growth_and_drift_have_their_moments():
 
 @pytest.mark.parametrize("y", [-0.05, 0.0, 0.4, 1.05])
 def test_the_root_of_a_noisy_square_has_its_posterior(y):
-    x = systems.SYSTEMS["root of a noisy square"].move(np.full((60_000, 1), y), None, rng())[:, 0]
+    root = systems.SYSTEMS["root of a noisy square"].move
+    x = root(np.full((60_000, 1), y), np.zeros((60_000, 0)), rng())[:, 0]
     grid = np.linspace(-1, 1, 4001)
     density = np.exp(-((y - grid**2) ** 2) / 0.02)
     share = np.cumsum(density) / density.sum()
