@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields
 from importlib import import_module
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -176,8 +175,12 @@ def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callab
     """Register a frozen dataclass whose fields are traced by ``jit``, so that sweeping them never recompiles.
 
     Args:
-        static: Fields that are compared instead of traced.
-        dropped: Fields, of a default, that transformations forget.
+        static: Fields that are compared instead of traced, beside those of ``metadata=dict(static=True)``.
+        dropped: Fields, of a default, that transformations forget, beside those of ``init=False``.
+
+    Raises:
+        TypeError: If the class is no dataclass.
+        ValueError: If it has no field of a name.
 
     >>> from dataclasses import dataclass
     >>> import jax
@@ -190,27 +193,27 @@ def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callab
     """
 
     def register(cls: C) -> C:
-        names = [field.name for field in fields(cls) if field.name not in (*static, *dropped)]
-        keys = [GetAttrKey(name) for name in names]
-        children, kept = _values(names), _values(static)
+        known = {field.name: field for field in fields(cls)}
+        if unknown := [name for name in (*static, *dropped) if name not in known]:
+            raise ValueError(f"pytree: {cls.__name__} has no field {unknown[0]!r}")
+        kept = [name for name, field in known.items() if field.init and name not in dropped]
+        fixed = [name for name in kept if name in static or known[name].metadata.get("static")]
+        traced = [name for name in kept if name not in fixed]
+        keys = [GetAttrKey(name) for name in traced]
+
+        def flatten(x: Any) -> tuple[Any, Any]:
+            return [getattr(x, name) for name in traced], tuple(getattr(x, name) for name in fixed)
 
         def flatten_with_keys(x: Any) -> tuple[Any, Any]:
-            return tuple(zip(keys, children(x), strict=True)), kept(x)
+            values, compared = flatten(x)
+            return zip(keys, values, strict=True), compared
 
-        def unflatten(static_values: Any, values: Any) -> Any:
-            known = dict(zip(static, static_values, strict=True))
-            return cls(**dict(zip(names, values, strict=True)), **known)
+        def unflatten(compared: Any, values: Any) -> Any:
+            return cls(
+                **dict(zip(traced, values, strict=True)), **dict(zip(fixed, compared, strict=True))
+            )
 
-        register_pytree_with_keys(
-            cls, flatten_with_keys, unflatten, lambda x: (children(x), kept(x))
-        )
+        register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
         return cls
 
     return register
-
-
-def _values(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a function that reads attributes, as a tuple however many they are."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda x: tuple(getattr(x, name) for name in names)

@@ -2,12 +2,13 @@
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import mcscore as mcs
 from mcscore import jet
@@ -58,6 +59,28 @@ def test_fields_are_traced_compared_or_forgotten():
     assert jax.tree.structure(line) != jax.tree.structure(Line(2.0))
     (path, leaf), *rest = jax.tree_util.tree_leaves_with_path(line)
     assert (jax.tree_util.keystr(path), leaf, rest) == (".slope", 2.0, [])
+
+
+def test_fields_as_dataclasses_have_them():
+    @mcs.pytree()
+    @dataclass(frozen=True)
+    class Curve:
+        slope: float
+        kind: str = field(default="straight", metadata=dict(static=True))
+        made: int = field(default=7, init=False)
+
+    curve = Curve(2.0, "bent")
+    assert jax.tree.leaves(curve) == [2.0]
+    assert jax.tree.map(lambda a: a + 1, curve) == Curve(3.0, "bent")
+    assert jax.tree.structure(curve) != jax.tree.structure(Curve(2.0))
+    assert float(jax.grad(lambda c: c.slope**2)(curve).slope) == 4.0
+
+
+def test_names_of_no_field():
+    with pytest.raises(ValueError, match="Number has no field 'kind'"):
+        mcs.pytree(static=["kind"])(type(numbered(0)))
+    with pytest.raises(TypeError):
+        mcs.pytree()(int)
 
 
 def test_the_library_registers_no_class_as_jax_does():

@@ -148,8 +148,13 @@ def run(
         quick: Few paths, to see that it works.
         only: The name of one system.
         **options: Of ``fit_dynamics``.
+
+    Raises:
+        ValueError: If ``only`` is the name of none.
     """
     check_experiments("reproduce")
+    if only is not None and only not in SYSTEMS:
+        raise ValueError(f"only: expected one of {', '.join(SYSTEMS)}, got {only!r}")
     paths, many = (100, 2_000) if quick else (PATHS, MANY)
     options = (QUICK if quick else {}) | options
     results = {}

@@ -29,9 +29,7 @@ from mcscore.generators.networks import MLP
 from mcscore.mixtures.selection import Auto
 from mcscore.pipeline import fit
 
-TRANSITIONS = (
-    600_000  # at most, drawn at random: mean and deviation are then known to about a hundredth
-)
+TRANSITIONS = 600_000  # at most, drawn at random: moments are then known to about a hundredth
 MOST_ROWS = 300_000, 60_000  # stored of a law of up to three columns, and of more
 LABELS = dict(tolerance=1e-3)  # of the step's deviation, far below what the data know of it
 
@@ -164,17 +162,13 @@ def fit_dynamics(
     if len(now) > transitions:
         rows = np.asarray(jax.random.permutation(pick, len(now)))[:transitions]
     quick = MLP(width=48 if d <= 2 else 64, depth=4)
-    kernel = Auto(
-        frames=(Affine(whiten=True), Gaussianize()), most_rows=MOST_ROWS[now.shape[1] + d > 3]
+    most = MOST_ROWS[now.shape[1] + d > 3]
+    kernel = Auto(frames=(Affine(whiten=True), Gaussianize()), most_rows=most)
+    usual: dict[str, Any] = dict(
+        network=quick, kernel=kernel, labelling=LABELS, encoder=False, refine=0
     )
-    options = (
-        dict(network=quick, kernel=kernel, labelling=LABELS, encoder=False, refine=0) | options
-    )
-    names = [
-        *(f"state {j}" for j in range(d)),
-        *(f"parameter {j}" for j in range(now.shape[1] - d)),
-    ]
-    moves = Table.of(moved[rows], columns=[f"step of {name}" for name in names[:d]], name="paths")
-    return Dynamics(
-        fit(key, moves, condition=Table.of(now[rows], columns=names, name="paths"), **options)
-    )
+    own = [f"state {j}" for j in range(d)]
+    names = [*own, *(f"parameter {j}" for j in range(now.shape[1] - d))]
+    moves = Table.of(moved[rows], columns=[f"step of {name}" for name in own], name="paths")
+    given = Table.of(now[rows], columns=names, name="paths")
+    return Dynamics(fit(key, moves, condition=given, **(usual | options)))

@@ -30,7 +30,7 @@ from mcscore.mixtures.splits import Split, cluster, judged
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
-SLIGHTLY = 9  # nats, over all rows held out: what chance makes of them
+SLIGHTLY = 9  # nats, summed over all rows held out: two laws may differ so much by chance
 FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
@@ -201,7 +201,9 @@ class _Search:
         self.trial(splits, 1, 1, 1.0, None)
         least = best.log_likelihood - _slightly(splits)
         tried = [t for t in self.curve[before:] if t.log_likelihood > least]
-        return min(tried, key=lambda t: (t.clusters, t.clusters == 1 and -t.h, -t.log_likelihood))
+        return min(
+            tried, key=lambda t: (t.clusters, -t.h if t.clusters == 1 else 0, -t.log_likelihood)
+        )
 
     def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
         """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""

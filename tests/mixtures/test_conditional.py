@@ -160,6 +160,17 @@ def test_auto_chooses_by_the_likelihood_given_the_condition(key):
     assert tried and max(t.log_likelihood for t in law.report.curve) >= tried[0].log_likelihood
 
 
+def test_auto_takes_linear_regression_where_rows_tell_no_more(key):
+    """Its moments are then exact but for those of the noise: an excess of about five parameters / 2n nats."""
+    r = np.random.default_rng(5)
+    c, fresh_c = r.uniform(-2, 2, (3000, 1)), r.uniform(-2, 2, (4000, 1))
+    x, fresh = (a * [2.0, -1.0] + r.normal(0, [0.1, 0.5], (len(a), 2)) for a in (c, fresh_c))
+    law = mcs.mixture(x, condition=c, kernel=mcs.Auto(), key=key)
+    assert law.report.kernel.startswith("Local(h=1.0, clusters=1, partitions=1")
+    truth = norm.logpdf(fresh, fresh_c * [2.0, -1.0], [0.1, 0.5]).sum(1)
+    assert abs(np.mean(truth - np.asarray(law.log_prob(fresh, condition=fresh_c)))) < 0.005
+
+
 def test_conditions_that_do_not_fit(local):
     good = ROWS[:3, :2]
     for condition, message in {
