@@ -389,9 +389,15 @@ def reproduce_command(
         int | None, typer.Option(min=2, help="fewer steps than the paper's 20000")
     ] = None,
 ) -> None:
-    """Run the paper's experiment, as published and with this library's defaults; sde: its follow-ups'."""
+    """Run the paper's experiment, as published and with this library's defaults.
+
+    sde: instead, learn seven stochastic systems of known truth (ten minutes).
+    """
     if what == "sde":
-        return print(systems.as_text(systems.run(jax.random.key(seed), out, quick=quick)))
+        print(systems.as_text(systems.run(jax.random.key(seed), out, quick=quick)))
+        return print(
+            f"results: {out / 'results.json'}, a picture of paths in each folder beside it"
+        )
     runs = {}
     for problem in reproduce.problems(what, data, quick):
         settings = reproduce.chosen_settings(problem.name, published_pairs, published_steps, quick)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -171,16 +171,17 @@ def shapes(self: Any) -> str:
     return eqx.tree_pformat(self)
 
 
-def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callable[[C], C]:
+def pytree(cls: Any = None, *, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Any:
     """Register a frozen dataclass whose fields are traced by ``jit``, so that sweeping them never recompiles.
 
     Args:
+        cls: The class, where it is decorated without brackets.
         static: Fields that are compared instead of traced, beside those of ``metadata=dict(static=True)``.
         dropped: Fields, of a default, that transformations forget, beside those of ``init=False``.
 
     Raises:
         TypeError: If the class is no dataclass.
-        ValueError: If it has no field of a name.
+        ValueError: If it has no field of a name, or one to be dropped has no default.
 
     >>> from dataclasses import dataclass
     >>> import jax
@@ -194,8 +195,13 @@ def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callab
 
     def register(cls: C) -> C:
         known = {field.name: field for field in fields(cls)}
+        if isinstance(static, str) or isinstance(dropped, str):
+            raise ValueError("static, dropped: expected lists of names, got a text")
         if unknown := [name for name in (*static, *dropped) if name not in known]:
             raise ValueError(f"pytree: {cls.__name__} has no field {unknown[0]!r}")
+        for name in dropped:
+            if known[name].default is known[name].default_factory is MISSING:
+                raise ValueError(f"dropped: {cls.__name__}.{name} has no default")
         kept = [name for name, field in known.items() if field.init and name not in dropped]
         fixed = [name for name in kept if name in static or known[name].metadata.get("static")]
         traced = [name for name in kept if name not in fixed]
@@ -216,4 +222,4 @@ def pytree(*, static: Sequence[str] = (), dropped: Sequence[str] = ()) -> Callab
         register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
         return cls
 
-    return register
+    return register if cls is None else register(cls)

@@ -138,7 +138,17 @@ def plot_paths(sets: Mapping[str, Any], *, step: float = 1.0, title: str = "") -
         sets: Paths by name; the first, the truth, is filled.
         step: Time between two states.
         title: Above both.
+
+    Raises:
+        ValueError: If there are no paths, or a set is no array (times, n) of finite numbers.
     """
+    if not sets:
+        raise ValueError("sets: expected paths by name, got none")
+    for name, x in sets.items():
+        if np.ndim(x) != 2 or 0 in np.shape(x) or not np.isfinite(x).all():
+            raise ValueError(
+                f"sets: expected finite paths (times, n) for {name!r}, got shape {np.shape(x)}"
+            )
     panels = dict(sharey=True, width_ratios=[3, 1])
     figure, axes = _figure(1, 2, panels=panels, figsize=(7.6, 3.4))
     paths, end = axes[0]
@@ -177,9 +187,18 @@ def plot_calibration(levels: Any, band: float, *, title: str = "") -> Any:
         levels: At which true values are just covered; uniform if the law is right.
         band: Distance from the diagonal that chance allows.
         title: Above.
+
+    Raises:
+        ValueError: If the levels are no numbers from 0 to 1.
     """
+    if (
+        np.ndim(levels) != 1
+        or not len(levels)
+        or not ((np.asarray(levels) >= 0) & (np.asarray(levels) <= 1)).all()
+    ):
+        raise ValueError("levels: expected numbers (n,) from 0 to 1")
     figure, axes = _figure(1, 1, figsize=(3.8, 3.8))
-    axis, ordered, diagonal = axes[0, 0], np.sort(np.asarray(levels)), np.array([0.0, 1.0])
+    axis, ordered, diagonal = axes[0, 0], np.sort(levels), np.array([0.0, 1.0])
     axis.fill_between(
         diagonal, diagonal - band, diagonal + band, color=MUTED, alpha=0.3, lw=0, label="chance"
     )

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import jax
@@ -81,6 +81,15 @@ def test_names_of_no_field():
         mcs.pytree(static=["kind"])(type(numbered(0)))
     with pytest.raises(TypeError):
         mcs.pytree()(int)
+    with pytest.raises(ValueError, match=r"Number\.i has no default"):
+        mcs.pytree(dropped=["i"])(make_dataclass("Number", ["i"], frozen=True))
+    with pytest.raises(ValueError, match="expected lists of names, got a text"):
+        mcs.pytree(static="i")(make_dataclass("Number", ["i"], frozen=True))
+
+
+def test_brackets_are_optional():
+    bare = mcs.pytree(make_dataclass("Bare", ["i"], frozen=True))
+    assert jax.tree.leaves(bare(3)) == [3]
 
 
 def test_the_library_registers_no_class_as_jax_does():

@@ -161,8 +161,11 @@ def placed(
     spread: bool = True,
     ends: np.ndarray | None = None,
     circles: PeriodicFrame | None = None,
+    given: int = 0,
 ) -> list[Placed]:
     """Return ``x`` (n, d) with ties side by side and, where columns have few values, a second time apart.
+
+    Ties of conditions are placed by chance: an order by the other columns would tell what is to be predicted.
 
     Args:
         key: Random key.
@@ -171,20 +174,23 @@ def placed(
         spread: Whether ties are spread; the rows stay as they are if not.
         ends: Of the columns (2, d), if they have any; ``told`` has the user's.
         circles: Frame of columns cut open, if there are any.
+        given: How many columns, the last ones, are conditions.
     """
     if circles is not None:
         x = circles.enter(x)[0]
     if ends is not None:
         x = np.clip(x, *ends)  # what was rounded beyond
-    ways = _spread(key, x, weights) if spread else [Placed.of(x, weights)]
+    plain = Placed.of(x, weights)._replace(given=given)
+    ways = _spread(key, plain) if spread else [plain]
     if ends is not None:
         ways = [way.between(ends) for way in ways]
     return [way._replace(periodic=circles) for way in ways]
 
 
-def _spread(key: Array, x: np.ndarray, weights: np.ndarray) -> list[Placed]:
+def _spread(key: Array, plain: Placed) -> list[Placed]:
+    x, weights = plain.x, plain.weights
     columns = tuple(column_of(column, weights) for column in x.T)
-    plain = Placed.of(x, weights)._replace(columns=columns)
+    plain = plain._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]
     generator, scores = host_generator(key), Scores(x, weights)
@@ -248,7 +254,7 @@ def _place(generator: np.random.Generator, plain: Placed, scores: Scores) -> Pla
             out[heaped, j] = middle[heaped] + deviation * _normal(generator, column.level[heaped])
             gain[heaped, j] += np.log(deviation) + (1 + np.log(2 * np.pi)) / 2
         if side_by_side.any():
-            drive, share = scores.drive(j)
+            drive, share = scores.drive(j) if j < out.shape[1] - plain.given else (0.0, 0.0)
             several[j] = share > 0 or column.has_bare_atoms
             noise = generator.standard_normal(len(tied))
             drive = np.sqrt(share) * drive + np.sqrt(1 - share) * noise

@@ -2,7 +2,8 @@
 
 from mcscore.inference.diagnostics import Coverage, coverage, rank
 from mcscore.inference.dynamics import Dynamics, fit_dynamics
-from mcscore.inference.imputation import impute, mixture_of_incomplete
+from mcscore.inference.imputation import impute
+from mcscore.inference.incomplete import mixture_of_incomplete
 from mcscore.inference.posteriors import Posterior, posterior
 
 __all__ = [

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import pytree, shapes
+from mcscore._arrays import is_traced, pytree, shapes
 from mcscore._numbers import numbers
 from mcscore._validation import Table, as_key, at_least
 from mcscore.frames import Affine, Gaussianize
@@ -61,10 +61,11 @@ class Dynamics:
         """Return paths (steps + 1, m, d) from the states ``x0`` (m, d), which come first.
 
         One forward pass per step, under ``lax.scan``; outside the states of training the network
-        extrapolates.
+        extrapolates, of which a warning tells at the start, and nothing later.
 
         Raises:
-            ValueError: If states or parameters do not fit those of training, or ``steps`` is negative.
+            ValueError: If states or parameters are not finite or do not fit those of training, or ``steps``
+                is negative.
         """
         at_least(0, steps=steps)
         x0 = jnp.asarray(_states(x0, self.dimension, "x0"), self.generator.dtype)
@@ -78,6 +79,9 @@ class Dynamics:
                     f"parameters: expected one set, or one for each of {len(x0)}, got {len(parameters)}"
                 )
             parameters = jnp.broadcast_to(parameters, (len(x0), count))
+        known = x0 if parameters is None else jnp.concatenate([x0, parameters], 1)
+        if self.generator.law is not None and len(x0):
+            self.generator.law.warn_of(self.generator.conditions(known))
         return _rollout(self, as_key(key), x0, parameters, int(steps))
 
 
@@ -98,11 +102,14 @@ def _rollout(law: Dynamics, key: Array, x0: Array, parameters: Array | None, ste
 
 
 def _states(x: Any, d: int, name: str) -> Any:
-    found = x if isinstance(x, jax.Array) else numbers(x, name)
+    found: Any = x if isinstance(x, jax.Array) else numbers(x, name)
+    found = found.reshape(1) if found.ndim == 0 else found
     if found.ndim == 1 and (len(found) == d or d == 1):
         found = found.reshape(-1, d)
     if found.ndim != 2 or found.shape[1] != d:
         raise ValueError(f"{name}: expected shape (m, {d}), got {found.shape}")
+    if not is_traced(found) and not np.isfinite(np.asarray(found)).all():
+        raise ValueError(f"{name}: expected finite numbers, got some that are not")
     return found
 
 

@@ -6,18 +6,16 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import host_generator, rounded_up
+from mcscore._arrays import on_device, rounded_up
 from mcscore._numbers import names_of, numbers, points
-from mcscore._validation import Table, as_key, at_least, of_type
+from mcscore._validation import as_key, at_least, of_type
 from mcscore.jet.sampling import draw_given
-from mcscore.mixtures.building import mixture
-from mcscore.mixtures.conditional import conditional_of
+from mcscore.mixtures.conditional import ConditionalMixture, conditional_of
 from mcscore.mixtures.value import Mixture
-
-ROUNDS = 3
 
 
 def impute(
@@ -27,7 +25,8 @@ def impute(
 
     Exact for the law: a mixture given some of its columns is a mixture. Rows of one pattern of NaN are
     drawn together, O(n_missing rows d) time for each draw; a row of which nothing is known is a draw from
-    the law. Tied values that are known stand for the middle of their intervals: an approximation.
+    the law. A tied value that is known stands for one of sixteen places in its interval, drawn by how likely
+    each is: an approximation.
 
     Args:
         key: Random key.
@@ -51,9 +50,9 @@ def impute(
     law.require_width("impute")
     key = as_key(key)
     names = law.columns if names_of(rows) is not None else None
-    table = np.asarray(points(_with_nan(rows), law.dimension, names, "rows"))
+    table = np.asarray(points(with_nan(rows), law.dimension, names, "rows"))
+    check_finite(table)
     table = table if np.issubdtype(table.dtype, np.floating) else table.astype(np.float64)
-    _check_finite(table)
     filled = np.repeat(table[None], draws, 0)
     missing = np.isnan(table)
     patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
@@ -68,94 +67,29 @@ def impute(
     return filled
 
 
-def mixture_of_incomplete(
-    key: Array,
-    rows: Any,
-    *,
-    rounds: int = ROUNDS,
-    weights: Any = None,
-    groups: Any = None,
-    **options: Any,
-) -> Mixture:
-    """Return the law of rows of which some entries are missing: all take part with what they know.
-
-    Right where entries are missing for reasons that the row's other entries tell ("at random"); the law of
-    the complete rows alone then is not. By stochastic EM (Celeux and Diebolt 1985): what is missing is
-    drawn from the law of the round before, exactly, and the law built anew. An approximation: what a row
-    lacks stands in the law as one draw, so held-out likelihoods count draws as data.
-
-    Args:
-        key: Random key.
-        rows: (n, d), NaN (or masked, or pandas' NA) where missing. At first the law is that of the complete
-            rows; where they are few, what is missing is drawn from its column.
-        rounds: How often what is missing is drawn anew.
-        weights: Of the rows, (n,).
-        groups: Of the rows, (n,), see ``mixture``.
-        **options: Of ``mixture``, but for ``condition``: condition the law instead.
-
-    Raises:
-        ValueError: If a column or a row holds no number, or ``rows`` hold infinities; as ``mixture``.
-
-    >>> import mcscore as mcs
-    >>> x = np.random.default_rng(0).standard_normal((300, 2)) @ [[1, 0.9], [0, 0.4]]
-    >>> x[x[:, 0] > 0.5, 1] = np.nan
-    >>> law = mixture_of_incomplete(jax.random.key(0), x, kernel=mcs.Whitened(0.3, preserve=True))
-    >>> drawn = law.sample(jax.random.key(1), 5000)  # of columns with mean 0
-    >>> bool(np.nanmean(x[:, 1]) < -0.3 < drawn[:, 1].mean())
-    True
-    """
-    at_least(1, rounds=rounds)
-    if options.get("condition") is not None:
-        raise ValueError("condition: expected None; condition the law of all columns instead")
-    key, names = as_key(key), names_of(rows)
-    table = np.array(numbers(_with_nan(rows), "rows", names), np.float64)
-    if table.ndim != 2 or 0 in table.shape:
-        raise ValueError(f"rows: expected a non-empty table (n, d), got shape {table.shape}")
-    _check_finite(table)
-    lost = np.isnan(table)
-    for axis, what in enumerate(("column", "row")):
-        for j in np.flatnonzero(lost.all(axis)):
-            raise ValueError(f"rows: expected a number in every {what}, got none in {what} {j}")
-
-    def learned(k: int, known: Any) -> Mixture:
-        share, own = (None if a is None else np.asarray(a)[known] for a in (weights, groups))
-        part = Table.of(table[known], share, columns=names, name="rows")
-        return mixture(part, groups=own, key=jax.random.fold_in(key, k), **options)
-
-    for name, given in (("weights", weights), ("groups", groups)):
-        if given is not None and np.shape(given) != (len(table),):
-            raise ValueError(f"{name}: expected shape ({len(table)},), got {np.shape(given)}")
-    whole, complete = np.ones(len(table), bool), ~lost.any(1)
-    if complete.all():
-        return learned(0, whole)
-    few = complete.sum() < max(50, 10 * table.shape[1])
-    if few:
-        r = host_generator(jax.random.fold_in(key, rounds))
-        for column, gone in zip(table.T, lost.T, strict=True):
-            column[gone] = r.choice(column[~gone], gone.sum())
-    law = learned(0, whole if few else complete)
-    for k in range(1, rounds + 1):
-        holes = np.where(lost, np.nan, table)
-        table[:] = impute(jax.random.fold_in(key, rounds + k), law, holes)[0]
-        law = learned(k, whole)
-    return law
+def with_nan(rows: Any) -> Any:
+    """Return rows, checked to be numbers, in which what pandas and NumPy say is missing is NaN."""
+    if isinstance(rows, np.ma.MaskedArray):
+        gone, rows = np.ma.getmaskarray(rows), np.ma.filled(rows, 0)
+        return np.where(gone, np.nan, numbers(rows, "rows"))
+    if hasattr(rows, "isna") and hasattr(rows, "iloc"):  # pandas, whose NA is no number
+        rows = rows.to_frame().T if rows.ndim == 1 else rows
+        names, gone = names_of(rows), rows.isna()
+        numbers(rows.iloc[:0], "rows", names)  # no dates, no categories
+        found = np.where(gone, np.nan, numbers(rows.mask(gone, 0), "rows", names))
+        return type(rows)(found, columns=rows.columns)
+    return rows
 
 
-def _check_finite(table: np.ndarray) -> None:
+def check_finite(table: np.ndarray) -> None:
+    """Raise ``ValueError`` if a table with NaN holds infinities or complex numbers."""
+    if np.iscomplexobj(table):
+        raise ValueError(f"rows: expected real numbers, got {table.dtype}")
     if (bad := np.argwhere(np.isinf(table))).size:
         row, column = bad[0].tolist()
         raise ValueError(
             f"rows: expected numbers or NaN, got {table[row, column]} in column {column}, row {row}"
         )
-
-
-def _with_nan(rows: Any) -> Any:
-    """Return rows in which what pandas and NumPy say is missing is NaN."""
-    if isinstance(rows, np.ma.MaskedArray):
-        return np.ma.filled(rows.astype(np.float64), np.nan)
-    if hasattr(rows, "to_numpy") and hasattr(rows, "isna"):  # pandas, whose NA is no number
-        return type(rows)(rows.to_numpy(np.float64, na_value=np.nan), columns=rows.columns)
-    return rows
 
 
 def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.ndarray:
@@ -166,6 +100,22 @@ def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.
     columns, given = (np.flatnonzero(which).tolist() for which in (lost, ~lost))
     part = conditional_of(law, columns, given)
     known = np.pad(table[:, given], ((0, rounded_up(n) - n), (0, 0)), mode="edge")
-    y = draw_given(key, part.blocks, part.conditions(known))[:n]
-    y = np.asarray(y, np.float64)  # nothing is compiled for the frame
-    return part.frame.restore(part.frame.inverse(y))
+    part.conditions(known)  # checks them
+    places, gain = part.prior.frame.places(np.asarray(known, np.float64))
+    places, gain = on_device((places, gain), law.dtype)
+    place_key, key = jax.random.split(key)
+    y = np.asarray(_drawn_at(place_key, key, part, places, gain)[:n], np.float64)
+    return part.frame.restore(
+        part.frame.inverse(y)
+    )  # on the host: nothing is compiled for the frame
+
+
+@jax.jit
+def _drawn_at(
+    place_key: Array, key: Array, law: ConditionalMixture, places: Array, gain: Array
+) -> Array:
+    """Return a draw given each condition, at one of the places (p, b, k) where it can be."""
+    p, b, k = places.shape
+    log_p = law.log_evidence(places.reshape(-1, k)).reshape(p, b) + gain
+    place = jax.random.categorical(place_key, log_p, axis=0)
+    return draw_given(key, law.blocks, places[place, jnp.arange(b)])

@@ -107,8 +107,9 @@ def mixture(
     values = table.values if len(kept) == len(table.values) else table.values[kept]
     asked = [frame.spreads_ties for frame in frames]
     spread = any(kernel.spreads_ties if spreads is None else spreads for spreads in asked)
-    tables = placed(spread_key, values, weights, spread=spread, ends=ends, circles=circles)
-    tables = [way._replace(given=table.given) for way in tables]
+    tables = placed(
+        spread_key, values, weights, spread=spread, ends=ends, circles=circles, given=table.given
+    )
     if labels is not None:
         tables = [way._replace(groups=labels[kept]) for way in tables]
     chosen = kernel.choose(kernel_key, tables, frames, block_rows)

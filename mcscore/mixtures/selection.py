@@ -30,7 +30,6 @@ from mcscore.mixtures.splits import Split, cluster, judged
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
-SLIGHTLY = 9  # nats, summed over all rows held out: two laws may differ so much by chance
 FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
@@ -111,6 +110,7 @@ class _Search:
         self.auto = auto
         self.several = min(auto.partitions or 4, 4)  # one partition is a matter of luck
         self.curve: list[Trial] = []
+        self.by_row: dict[Trial, np.ndarray] = {}
 
     def bandwidth(
         self,
@@ -136,10 +136,25 @@ class _Search:
     ) -> Trial:
         """Return the trial of a law, kept in the curve."""
         frame = type(splits[0].frame).__name__
-        score = np.mean([split.score(number, partitions, h, ratio) for split in splits])
+        nats = [
+            split.log_likelihoods(split.fitted, split.law(number, partitions, h, ratio))
+            for split in splits
+        ]
+        score = np.mean([split.share @ found for split, found in zip(splits, nats, strict=True)])
         apart = None if ratio is None else ratio * h
         self.curve.append(Trial(frame, number, partitions, h, float(score), apart))
+        self.by_row[self.curve[-1]] = np.concatenate(nats)
         return self.curve[-1]
+
+    def surpasses(self, splits: list[Split], one: Trial, other: Trial) -> bool:
+        """Return whether a trial is better than another by more than the standard error of their difference.
+
+        Row by row, as both have seen the same; after Breiman et al. 1984, Section 3.4.3.
+        """
+        share = np.concatenate([split.share for split in splits]) / len(splits)
+        nats = self.by_row[one] - self.by_row[other]
+        mean = share @ nats
+        return bool(mean > np.sqrt(np.sum((share * (nats - mean)) ** 2)))
 
     def condition(self, splits: list[Split], best: Trial) -> Trial:
         """Return the best trial with a bandwidth of their own along conditions, and ``h`` again beside it."""
@@ -153,7 +168,7 @@ class _Search:
         first = _climb(trial, RATIOS, 1.0)
         assert first.condition_h is not None
         ratio = first.condition_h / best.h
-        if ratio == 1 or first.log_likelihood < best.log_likelihood + _slightly(splits):
+        if ratio == 1 or not self.surpasses(splits, first, best):
             return best
         return self.bandwidth(splits, number, partitions, BANDWIDTHS, best.h, ratio)
 
@@ -196,14 +211,13 @@ class _Search:
         if not splits[0].given:
             return best
         # Of x given c little may be left for clusters to tell, and their covariances are the noisier the more
-        # there are: the fewest that say about as much. One Gaussian is linear regression.
+        # there are: the fewest that are not surpassed. One Gaussian is linear regression.
         cluster(splits, [1], 1)
-        self.trial(splits, 1, 1, 1.0, None)
-        least = best.log_likelihood - _slightly(splits)
-        tried = [t for t in self.curve[before:] if t.log_likelihood > least]
-        return min(
-            tried, key=lambda t: (t.clusters, -t.h if t.clusters == 1 else 0, -t.log_likelihood)
-        )
+        line = self.trial(splits, 1, 1, 1.0, None)
+        if not self.surpasses(splits, best, line):
+            return line
+        tried = [t for t in self.curve[before:] if not self.surpasses(splits, best, t)]
+        return min(tried, key=lambda t: (t.clusters, -t.log_likelihood))
 
     def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
         """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""
@@ -227,11 +241,6 @@ class _Search:
             fewer.append(self.bandwidth(splits, first.clusters, whole, BANDWIDTHS, best.h))
         other = max(fewer, key=lambda trial: trial.log_likelihood)
         return other if other.log_likelihood > best.log_likelihood + CLEARLY else best
-
-
-def _slightly(splits: list[Split]) -> float:
-    """Return by how many nats two conditional laws can differ by chance, at most, among rows held out."""
-    return SLIGHTLY / sum(len(split.held) for split in splits)
 
 
 def _held_out(
@@ -267,6 +276,10 @@ def choose(
     n, d = x.shape
     if n < 5:
         raise ValueError(f"x: Auto() needs at least 5 rows of positive weight, got {n}")
+    if tables[0].given and n < 1.5 * d:
+        raise ValueError(
+            f"condition: Auto() needs at least {int(np.ceil(1.5 * d))} rows of {d} columns, got {n}"
+        )
     for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
         raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
     order_key, frame_key, split_key, layout_key = jax.random.split(key, 4)
@@ -320,7 +333,7 @@ def choose(
     for split in splits:
         trained = split.law(winner.clusters, winner.partitions, h, ratio)
         apart = calibrated(frame, split.fitted, trained, split.training, split.weights)
-        likelihoods.append(split.log_likelihood(apart, trained))
+        likelihoods.append(split.share @ split.log_likelihoods(apart, trained))
         shares.append(split.memorization(apart, trained))
     evidence = dict(
         log_likelihood=float(np.mean(likelihoods)),

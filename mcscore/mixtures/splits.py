@@ -81,12 +81,8 @@ class Split:
         )  # fmt: skip
         return on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
-    def score(self, number: int, partitions: int, h: float, ratio: float | None = None) -> float:
-        """Return the mean held-out log-likelihood."""
-        return self.log_likelihood(self.fitted, self.law(number, partitions, h, ratio))
-
-    def log_likelihood(self, frame: Any, law: Blocks) -> float:
-        """Return the mean log-likelihood of the held-out rows, in nats and the user's units.
+    def log_likelihoods(self, frame: Any, law: Blocks) -> np.ndarray:
+        """Return the log-likelihood of every held-out row, in nats and the user's units.
 
         With conditions, of the other columns given these.
         """
@@ -97,7 +93,7 @@ class Split:
             part, along = frame.part(columns, d)
             law = on_device(_marginal(jax.tree.map(np.asarray, law), np.asarray(along)))
             log_p -= _log_likelihoods(part, law, self.held[:, columns], self.gain[:, columns])
-        return float(self.share @ log_p)
+        return log_p
 
     def memorization(self, frame: Any, law: Blocks) -> float:
         """Return ``metrics.memorization`` of as many draws as held-out rows, columns standardized."""

@@ -67,3 +67,5 @@ def test_a_run_resumes_and_shows_what_it_found(tmp_path):
     assert (folder / "results.json").stat().st_mtime_ns == finished
     text = systems.as_text(found)
     assert "double well" in text and "mean, 1 step" in text
+    with pytest.raises(ValueError, match="only: expected one of"):
+        systems.run(jax.random.key(0), tmp_path, only="tripple well")

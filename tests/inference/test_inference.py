@@ -1,7 +1,5 @@
 """Imputation, observations, posteriors, dynamics and diagnostics against closed forms."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,6 @@ import mcscore as mcs
 from mcscore import inference
 from tests.conftest import X64
 
-ONE = mcs.Local(1.0, clusters=1, partitions=1)
 COVARIANCE = np.array([[2, 0.6, -0.8], [0.6, 1, 0.3], [-0.8, 0.3, 1.5]])
 ROWS = np.random.default_rng(3).multivariate_normal([1, 2, 3], COVARIANCE, 2000)
 
@@ -112,76 +109,6 @@ def test_observations_that_do_not_fit(law):
     bent = mcs.mixture(ROWS, kernel=mcs.Whitened(0.3), frame=mcs.Gaussianize())
     with pytest.raises(ValueError, match="observe: expected a law in an affine frame"):
         bent.observe([[1.0, 0.0, 0.0]], [0.0], 1.0)
-
-
-def incomplete(n, seed=0):
-    """Return correlated normal rows whose second entry is missing where the first is large, and the whole."""
-    r = np.random.default_rng(seed)
-    x = r.standard_normal((n, 2)) @ [[1, 0.8], [0, 0.6]]
-    holes = x.copy()
-    holes[(x[:, 0] > 0.3) & (r.random(n) < 0.9), 1] = np.nan
-    return holes, x
-
-
-def test_rows_with_holes_take_part(key):
-    holes, _ = incomplete(4000)
-    law = mcs.inference.mixture_of_incomplete(key, holes, kernel=ONE, frame=mcs.Affine())
-    drawn = np.asarray(law.sample(key, 40_000), np.float64)
-    assert np.nanmean(holes[:, 1]) < -0.3
-    np.testing.assert_allclose(drawn.mean(0), 0, atol=0.06)
-    np.testing.assert_allclose(np.cov(drawn.T), [[1, 0.8], [0.8, 1]], atol=0.08)
-
-
-def test_rows_with_holes_where_none_is_complete(key):
-    """Pairs of three columns are seen, never all three: correlations come back, as far as pairs tell them."""
-    r = np.random.default_rng(1)
-    covariance = np.array([[1, 0.7, 0.5], [0.7, 1, 0.6], [0.5, 0.6, 1]])
-    x = r.multivariate_normal([0, 0, 0], covariance, 6000)
-    x[np.arange(6000), r.integers(0, 3, 6000)] = np.nan
-    learn = mcs.inference.mixture_of_incomplete
-    law = learn(key, x, kernel=ONE, frame=mcs.Affine(), rounds=12)
-    drawn = np.asarray(law.sample(key, 40_000), np.float64)
-    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.1)
-
-
-def test_names_weights_and_groups_of_rows_with_holes(key):
-    pd = pytest.importorskip("pandas")
-    holes, _ = incomplete(300)
-    learn = mcs.inference.mixture_of_incomplete
-    frame = pd.DataFrame(holes, columns=["a", "b"])
-    rows = dict(weights=np.r_[np.zeros(100), np.ones(200)], groups=np.arange(300) // 3)
-    law = learn(key, frame, kernel=ONE, frame=mcs.Affine(), rounds=1, **rows)
-    assert law.columns == ("a", "b")
-    masked = np.ma.masked_invalid(holes)
-    one, other = (learn(key, x, kernel=ONE, frame=mcs.Affine(), rounds=2) for x in (holes, masked))
-    np.testing.assert_array_equal(one.sample(key, 5), other.sample(key, 5))
-    whole = np.nan_to_num(holes)
-    same = mcs.mixture(whole, kernel=ONE, frame=mcs.Affine())
-    np.testing.assert_allclose(
-        learn(key, whole, kernel=ONE, frame=mcs.Affine()).log_prob(whole[:5]),
-        same.log_prob(whole[:5]),
-        atol=0.02,  # zeros are ties, and placed by another key
-    )
-
-
-def test_holes_that_cannot_be_learned_from(key):
-    holes, _ = incomplete(50)
-    learn = partial(mcs.inference.mixture_of_incomplete, key, kernel=ONE, frame=mcs.Affine())
-    for j, axis in ((3, "row"), (1, "column")):
-        broken = holes.copy()
-        broken[(j, slice(None)) if axis == "row" else (slice(None), j)] = np.nan
-        with pytest.raises(ValueError, match=f"in every {axis}, got none in {axis} {j}"):
-            learn(broken)
-    with pytest.raises(
-        ValueError, match="rows: expected numbers or NaN, got inf in column 1, row 0"
-    ):
-        learn(np.concatenate([[[0.0, np.inf]], holes]))
-    with pytest.raises(ValueError, match="condition: expected None"):
-        learn(holes, condition=[0])
-    with pytest.raises(ValueError, match=r"weights: expected shape \(50,\), got \(3,\)"):
-        learn(holes, weights=[1, 2, 3])
-    with pytest.raises(ValueError, match="rounds"):
-        learn(holes, rounds=0)
 
 
 @pytest.mark.parametrize("moves", [0, 20])
@@ -317,6 +244,29 @@ def test_observations_and_posteriors_at_an_offset(key):
     assert abs(draws[:, 0].mean() - 1) < 0.05 and len(np.unique(draws[:, 0])) > 200
     none = inference.posterior(key, law, lambda x: np.where(x[:, 0] > 1e7 + 1, 0.0, -np.inf))
     assert (np.asarray(none.draws)[:, 0] > 1e7 + 1).all()
+
+
+def test_counts_that_are_known_tell_no_more_than_they_do(key):
+    """Their places within the interval are ordered by the other columns; a draw takes one of them."""
+    r = np.random.default_rng(0)
+    c = r.poisson(3, (2000, 1)).astype(float)
+    x = r.normal(size=(2000, 1)) + 2 * c
+    law = mcs.mixture(np.concatenate([x, c], 1), kernel=mcs.Auto(), key=key)
+    for at in (2.0, 3.0):
+        filled = mcs.inference.impute(key, law, np.full((3000, 2), [np.nan, at]))[0, :, 0]
+        np.testing.assert_allclose(filled.std(), 1, atol=0.12)
+
+
+def test_paths_that_start_where_nothing_was_seen(key):
+    r = np.random.default_rng(0)
+    paths = r.uniform(-1, 1, (300, 1)) + np.cumsum(r.normal(0, 0.1, (300, 4)), 1)
+    quick = dict(pairs=500, epochs=2, kernel=mcs.Local(1.0, clusters=1, partitions=1))
+    step = mcs.inference.fit_dynamics(key, paths, r.uniform(0, 1, 300), **quick)
+    assert step.rollout(key, [0.0], 2, 0.5).shape == (3, 1, 1)
+    with pytest.warns(UserWarning, match="data"):
+        step.rollout(key, [50.0], 2, 0.5)
+    with pytest.raises(ValueError, match="x0: expected finite numbers"):
+        step.rollout(key, [np.nan], 2, 0.5)
 
 
 def test_missing_values_as_pandas_and_numpy_have_them(law, key):

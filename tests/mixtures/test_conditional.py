@@ -171,6 +171,32 @@ def test_auto_takes_linear_regression_where_rows_tell_no_more(key):
     assert abs(np.mean(truth - np.asarray(law.log_prob(fresh, condition=fresh_c)))) < 0.005
 
 
+def test_auto_sees_a_product_that_no_line_has(key):
+    r = np.random.default_rng(6)
+    c = r.uniform(-1, 1, (6000, 2))
+    x = (0.8 * c[:, 0] * c[:, 1] + r.normal(size=6000))[:, None]
+    law = mcs.mixture(x, condition=c, kernel=mcs.Auto(), key=key)
+    for corner in ([0.8, 0.8], [0.8, -0.8]):
+        mean = float(np.mean(law.sample(key, 20_000, condition=corner)))
+        assert abs(mean - 0.8 * corner[0] * corner[1]) < 0.25
+
+
+@pytest.mark.parametrize(
+    "make", [lambda r: r.random(1000) < 0.5, lambda r: r.poisson(3, 1000)], ids=["binary", "counts"]
+)
+def test_conditions_of_few_values_do_not_tell_what_they_condition(make, key):
+    """Spread in the order of x, the places of their ties would: draws had a third of their deviation."""
+    r = np.random.default_rng(0)
+    c = make(r).astype(float)[:, None]
+    x = r.normal(size=(1000, 1)) + 4 * c
+    law = mcs.mixture(x, condition=c, kernel=mcs.Auto(), key=key)
+    for at in (0.0, 1.0):
+        drawn = np.asarray(law.sample(key, 4000, condition=[at]), np.float64)
+        np.testing.assert_allclose(drawn.std(), 1, atol=0.15)
+        np.testing.assert_allclose(drawn.mean(), 4 * at, atol=0.3)
+    assert law.report.log_likelihood < norm.entropy() * -1 + 0.1
+
+
 def test_conditions_that_do_not_fit(local):
     good = ROWS[:3, :2]
     for condition, message in {
