@@ -389,10 +389,7 @@ def reproduce_command(
         int | None, typer.Option(min=2, help="fewer steps than the paper's 20000")
     ] = None,
 ) -> None:
-    """Run the paper's experiment, as published and with this library's defaults.
-
-    sde: instead, learn seven stochastic systems of known truth (ten minutes).
-    """
+    """Run the paper's experiment, as published and with this library's defaults; sde: learn known systems."""
     if what == "sde":
         print(systems.as_text(systems.run(jax.random.key(seed), out, quick=quick)))
         return print(

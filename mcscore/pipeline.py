@@ -28,7 +28,7 @@ from mcscore.mixtures.building import check_law, joined, mixture
 from mcscore.mixtures.kernels import Kernel
 from mcscore.mixtures.selection import Auto
 from mcscore.mixtures.value import Mixture
-from mcscore.schedules import Cosine, Schedule
+from mcscore.schedules import Cosine, Schedule, check_schedule
 
 LABEL_STEPS = 5
 INTEGRATION = {"steps", "tolerance", "solver", "stepsize_controller", "clock"}
@@ -118,7 +118,7 @@ def fit_stages(
     at_least(2, pairs=pairs)
     pairs = int(pairs)
     check_law(kernel, frame)
-    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    check_schedule(schedule)
     if refine is not None:
         at_least(0, refine=refine)
     if refine and not kernel.has_density:

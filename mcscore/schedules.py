@@ -9,8 +9,8 @@ SDE ``dx = b(t) x dt + g(t) dW`` follows by differentiation (arXiv 2310.14458, S
 
     b = d log(alpha) / dt,      g^2 = d sigma^2 / dt - 2 b sigma^2.
 
-A schedule of your own is a frozen dataclass with two methods; its numbers are traced by ``jit``, so
-that sweeping them never recompiles:
+A schedule of your own is a frozen dataclass with two methods, of ``jax.numpy``; its numbers are traced by
+``jit``, so that sweeping them never recompiles:
 
     @mcs.pytree()
     @dataclass(frozen=True)
@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import pytree
+from mcscore._validation import of_type
 
 Time = Float[ArrayLike, "*b"]
 Number = Any  # a float to the user, a tracer under jit: sweeping it never recompiles
@@ -256,3 +257,10 @@ class Rectified(Schedule):
         """Return ``s / (1 + s)``."""
         s = _as_time(s)
         return jnp.where(jnp.isinf(s), 1, s / (1 + s))
+
+
+def check_schedule(schedule: Any) -> None:
+    """Raise ``ValueError`` unless it is a schedule, registered for ``jit``."""
+    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    if jax.tree_util.all_leaves([schedule]):
+        raise ValueError(f"schedule: decorate {type(schedule).__name__} by @mcs.pytree()")

@@ -109,3 +109,17 @@ def test_numbers_may_be_traced():
     assert abs(float(last) - 0.02) < 1e-6
     assert jax.tree.map(lambda a: a, mcs.VE(0.1, 3.0)) == mcs.VE(0.1, 3.0)
     jax.vmap(lambda sigma: mcs.VE(0.1, sigma)(0.5)[1])(jnp.asarray([1.0, 2.0]))
+
+
+def test_a_schedule_that_was_not_registered():
+    @dataclass(frozen=True)
+    class Forgotten(mcs.Schedule):
+        def alpha(self, t):
+            return 1 - t
+
+        def variance(self, t):
+            return t
+
+    law = mcs.mixture(np.eye(3), kernel=mcs.Isotropic(0.5))
+    with pytest.raises(ValueError, match=r"schedule: decorate Forgotten by @mcs.pytree\(\)"):
+        mcs.score(np.zeros((1, 3)), 0.5, law, Forgotten())

@@ -20,7 +20,7 @@ from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
-from mcscore.schedules import Schedule, Time
+from mcscore.schedules import Schedule, Time, check_schedule
 
 Law = Mixture | ConditionalMixture
 Points = Float[ArrayLike, "b d"] | Float[ArrayLike, "d"]
@@ -68,7 +68,7 @@ def _evaluated(
 ) -> Jet:
     """Return ``evaluate``; of order 0 only the field, of order 1 the log density too, of order 2 all."""
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
-    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    check_schedule(schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
     if isinstance(t, int | float | np.ndarray | np.number):  # known without waiting for a device
         for late in np.ravel(t)[~((np.ravel(t) >= 0) & (np.ravel(t) <= 1))]:

@@ -21,7 +21,7 @@ from mcscore.flows.solvers import AdamsBashforth
 from mcscore.jet import Velocity
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
-from mcscore.schedules import Schedule
+from mcscore.schedules import Schedule, check_schedule
 
 TOLERANCES = ("rtol", "atol")
 DEFAULT_STEPS = 9  # of Bosh3: 28 velocity evaluations
@@ -126,7 +126,7 @@ def solved(
 def _arguments(start, mixture, schedule, clock, solver, steps, stepsize_controller) -> tuple:
     """Return the start and the choices of ``_solve``, checked."""
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
-    of_type(Schedule, "mcs.Cosine()", schedule=schedule)
+    check_schedule(schedule)
     start = jnp.asarray(points(start, mixture.dimension, None, "start"), mixture.dtype)
     if steps is not None and stepsize_controller is not None:
         raise ValueError("steps: expected None beside a stepsize_controller, which chooses them")

@@ -28,7 +28,7 @@ from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
 from mcscore.generators.pairs import Pairs, PairsReport
 from mcscore.mixtures.value import Mixture
-from mcscore.schedules import Schedule
+from mcscore.schedules import Schedule, check_schedule
 from mcscore.storage import Checkpoint, fingerprint
 
 MISMATCH = 0.1  # deviations: beyond, and beyond chance, it is worth a warning
@@ -167,7 +167,7 @@ def generate_pairs(
         error_sample,
     )
     how = replace(how, chunk_size=min(chunk_size, n))
-    of_type(Schedule, "Cosine()", schedule=schedule)
+    check_schedule(schedule)
     if mixture.condition_dimension and minibatch is not None:
         raise ValueError("minibatch: expected None with a conditional law, which takes all rows")
     proposal = None if conditions is None else mixture.conditions(conditions)

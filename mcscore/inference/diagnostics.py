@@ -102,6 +102,8 @@ def rank(key: Array, law: Any, rows: Any, *, draws: int = 2000) -> Float[Array, 
     [0.0, 1.0]
     """
     at_least(1, draws=draws)
+    if law.condition_dimension:
+        raise ValueError("law: expected one without conditions, such as law.joint or law.at(c)")
     own = law.log_prob(_finite(points(rows, law.dimension, law.columns, "rows"), "rows"))
     theirs = jnp.sort(law.log_prob(law.sample(as_key(key), draws)))
     return jnp.searchsorted(theirs, own).astype(own.dtype) / draws
