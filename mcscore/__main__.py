@@ -434,7 +434,7 @@ def _options(
         with suppress(OSError):  # then nothing is kept
             PROGRAMS.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import unittest
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -12,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import mcscore as mcs
-from mcscore.sklearn import ScoreDensity
+from mcscore.sklearn import ScoreDensity, ScoreRegressor
 from tests.conftest import X64
 
 RNG = np.random.default_rng(0)
@@ -25,10 +26,12 @@ SINGLE = {  # what only float64 can hold: equality to 1e-7
 
 
 @pytest.mark.slow
-def test_scikit_learns_own_checks():
+@pytest.mark.parametrize("kind", [ScoreDensity, ScoreRegressor])
+@pytest.mark.filterwarnings("ignore:condition. .* next to no data:UserWarning")
+def test_scikit_learns_own_checks(kind):
     failed = []
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for estimator, check in estimator_checks_generator(ScoreDensity(0.6)):
+        for estimator, check in estimator_checks_generator(kind(0.6)):
             name = getattr(check, "func", check).__name__
             if not X64 and name in SINGLE:
                 continue
@@ -85,3 +88,65 @@ def test_bad_parameters_are_named():
         ScoreDensity(2.0).fit(X)
     assert clone(ScoreDensity(0.3, clusters=4)).get_params()["clusters"] == 4
     assert mcs.__all__.count("ScoreDensity") == 0  # import mcscore stays light
+
+
+def humps(n, seed=0):
+    """Two humps at -c and c, c the one column that matters, and noise of 0.2."""
+    r = np.random.default_rng(seed)
+    c = r.uniform(1, 2, (n, 2))
+    return c, r.choice([-1, 1], n) * c[:, 0] + 0.2 * r.normal(size=n)
+
+
+def test_regression_of_a_gaussian_is_linear():
+    r = np.random.default_rng(0)
+    c = r.normal(size=(4000, 2))
+    y = np.stack([1e3 + c @ [2.0, -1.0], c[:, 0]], 1) + r.normal(size=(4000, 2)) * [0.5, 2]
+    model = ScoreRegressor(1.0, clusters=1).fit(c, y)
+    solved = np.linalg.lstsq(np.c_[c, np.ones(4000)], y, rcond=None)[0]
+    line = np.c_[c, np.ones(4000)] @ solved
+    np.testing.assert_allclose(model.predict(c[:50]), line[:50], atol=0.02)
+    one = ScoreRegressor(1.0, clusters=1).fit(c, y[:, 0])
+    assert one.predict(c[:5]).shape == (5,) and one.score(c, y[:, 0]) > 0.94
+    band = one.predict_quantile(c[:50], [0.025, 0.5, 0.975])
+    np.testing.assert_allclose(band, line[:50, :1] + 0.5 * norm.ppf([0.025, 0.5, 0.975]), atol=0.05)
+    expected = norm.logpdf(y[:50, 0], line[:50, 0], 0.5)
+    np.testing.assert_allclose(one.score_samples(c[:50], y[:50, 0]), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("frame", ["affine", "gaussianize"])
+def test_quantiles_and_draws_of_two_humps(frame):
+    c, y = humps(6000)
+    model = ScoreRegressor(0.4, clusters=8, partitions=2, frame=frame, random_state=0).fit(c, y)
+    at = np.array([[1.2, 1.5], [1.8, 1.1]])
+    levels = np.array([0.1, 0.25, 0.75, 0.9])
+    spread = np.linspace(-4, 4, 4001)
+    for place, found in zip(at, model.predict_quantile(at, levels), strict=True):
+        density = np.exp(model.score_samples(np.tile(place, (4001, 1)), spread))
+        share = np.cumsum(density) * (spread[1] - spread[0])
+        np.testing.assert_allclose(np.interp(found, spread, share), levels, atol=0.01)
+    draws = model.sample_y(at, 4000, random_state=0)
+    assert draws.shape == (2, 4000)
+    np.testing.assert_allclose(model.predict(at), draws.mean(1), atol=0.1)
+    np.testing.assert_allclose(np.abs(draws).mean(1), at[:, 0], atol=0.05)
+    together = model.predict_quantile(c[:70], 0.9)  # whatever else is asked
+    apart = np.concatenate([model.predict_quantile(c[i : i + 7], 0.9) for i in range(0, 70, 7)])
+    np.testing.assert_allclose(together, apart, atol=1e-4)
+
+
+def test_regression_names_what_it_cannot_do():
+    c, y = humps(200)
+    model = ScoreRegressor(0.5).fit(c, np.stack([y, c[:, 0]], 1))
+    with pytest.raises(ValueError, match="predict_quantile: expected one target, got 2"):
+        model.predict_quantile(c[:2])
+    with pytest.raises(ValueError, match=r"quantile: expected numbers between 0 and 1, got 1\.5"):
+        ScoreRegressor(0.5).fit(c, y).predict_quantile(c[:2], 1.5)
+    assert model.sample_y(c[:3], 4).shape == (3, 2, 4)
+
+
+def test_regression_knows_columns_and_the_ends_of_its_target():
+    pandas = pytest.importorskip("pandas")
+    c, y = humps(500)
+    table = pandas.DataFrame(c, columns=["a", "b"])
+    model = ScoreRegressor(0.5, clusters=4, bounds={0: (0, None)}).fit(table, np.abs(y))
+    assert (model.predict_quantile(table[:20], 1e-4) >= 0).all()
+    assert model.mixture_.condition_columns == ("a", "b")

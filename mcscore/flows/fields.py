@@ -20,6 +20,7 @@ from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
+from mcscore.parallel import over_queries
 from mcscore.schedules import Schedule, Time, check_schedule
 
 Law = Mixture | ConditionalMixture
@@ -79,6 +80,12 @@ def _evaluated(
             f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
         )
     c = mixture.conditions(condition, len(x_t))
+    over, rest = mixture.evaluation.over, (mixture, schedule, reading)
+    return over_queries(_at_times, (x_t, t, c), rest, order, over=over)
+
+
+def _at_times(queries: tuple, rest: tuple, order: int) -> Jet:
+    (x_t, t, c), (mixture, schedule, reading) = queries, rest
     return at_times(x_t, t, mixture, c, schedule, reading, order)
 
 

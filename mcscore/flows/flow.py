@@ -21,6 +21,7 @@ from mcscore.flows.solvers import AdamsBashforth
 from mcscore.jet import Velocity
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
+from mcscore.parallel import Places, over_queries
 from mcscore.schedules import Schedule, check_schedule
 
 TOLERANCES = ("rtol", "atol")
@@ -77,7 +78,7 @@ def solve_flow(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
     conditions = mixture.conditions(condition, len(starts))
-    return _solve(starts, mixture, schedule, conditions, *options, to_data, saves)
+    return _over_devices(starts, mixture, schedule, conditions, *options, to_data, saves)
 
 
 def compiled_flow(
@@ -90,19 +91,42 @@ def compiled_flow(
     solver: diffrax.AbstractSolver,
     steps: int | None,
     stepsize_controller: diffrax.AbstractStepSizeController | None,
+    places: Places | None = None,
 ) -> Callable[[Array, Law, Array | None], Flow]:
     """Return ``solve_flow`` to data, compiled for starts, mixtures and conditions of these shapes.
 
-    Conditions are in the law's own coordinates.
+    Conditions are in the law's own coordinates; ``places`` are the devices for starts.
 
     For any thread: JAX's settings belong to a thread, and the program has those of the caller's.
     """
     start, numbers, *options = _arguments(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
-    lowered = _solve.lower(start, mixture, schedule, conditions, numbers, *options, True, None)
+    choices = (*options, True, None)
+    lowered = _whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
     program = lowered.compile()
     return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _whole(start, mixture, schedule, conditions, numbers, choices, places) -> Flow:
+    return _over_devices(start, mixture, schedule, conditions, numbers, *choices, places=places)
+
+
+def _over_devices(
+    start, mixture, schedule, conditions, numbers, *options: Any, places: Places | None = None
+) -> Flow:
+    """Return ``_solve``, each device solving its own starts; ``result``, ``steps`` are the first's."""
+    out_axes = Flow(0 if options[-1] is None else 1, -1, -1)
+    return over_queries(
+        _solve_rows, (start, conditions), (mixture, schedule, numbers), *options,
+        over=mixture.evaluation.over, places=places, out_axes=out_axes,
+    )  # fmt: skip
+
+
+def _solve_rows(queries: tuple, rest: tuple, *options: Any) -> Flow:
+    (start, conditions), (mixture, schedule, numbers) = queries, rest
+    return _solve(start, mixture, schedule, conditions, numbers, *options)
 
 
 def solved(
@@ -120,7 +144,7 @@ def solved(
     start, *options = _arguments(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
-    return _solve(start, mixture, schedule, conditions, *options, True, None)
+    return _over_devices(start, mixture, schedule, conditions, *options, True, None)
 
 
 def _arguments(start, mixture, schedule, clock, solver, steps, stepsize_controller) -> tuple:

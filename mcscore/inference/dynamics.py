@@ -29,8 +29,8 @@ from mcscore.generators.networks import MLP
 from mcscore.mixtures.selection import Auto
 from mcscore.pipeline import fit
 
-TRANSITIONS = 600_000  # at most, drawn at random: moments are then known to about a hundredth
-MOST_ROWS = 300_000, 60_000  # stored of a law of up to three columns, and of more
+TRANSITIONS = 2_000_000  # at most, drawn at random: a drift is the smallest part of a step
+MOST_ROWS = 100_000, 60_000  # stored of a law of up to three columns, and of more
 LABELS = dict(tolerance=1e-3)  # of the step's deviation, far below what the data know of it
 
 

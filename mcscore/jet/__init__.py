@@ -5,6 +5,7 @@ from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.conditioning import conditional, divided, marginal
 from mcscore.jet.readings import Coefficients, Denoiser, Jet, Reading, Score, Velocity, merge
 from mcscore.jet.sampling import draw
+from mcscore.jet.sharding import shard
 from mcscore.jet.streaming import log_density, stream
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "marginal",
     "merge",
     "native",
+    "shard",
     "stream",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 from mcscore._arrays import pytree, shapes
 from mcscore._validation import at_least, of_type
 from mcscore.jet import native
+from mcscore.parallel import Over
 
 
 @pytree(static=["given"])
@@ -65,6 +66,7 @@ class Evaluation:
         negligible: The native kernel leaves out rows that together have at most this share of a query's
             density, provably, and replaces the rows of a block of up to three columns by fewer points where
             that moves its density by no more than this share of its mass; 0 for neither.
+        over: The mesh and its axis over which the blocks are divided, see ``shard``.
 
     >>> Evaluation().tile(rows=1024), Evaluation(queries=128).tile(rows=1024)
     (1024, 128)
@@ -75,6 +77,7 @@ class Evaluation:
     careful: bool = True
     kernel: str | None = None
     negligible: float = 1e-6
+    over: Over | None = None
 
     def __post_init__(self) -> None:
         at_least(1, queries=self.queries)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -59,6 +60,21 @@ def merge(first: Jet, second: Jet, axis: int = -1) -> Jet:
         return Jet(log_p, field, None)
     between = w1 * w2 * jnp.sum((first.field - second.field) ** 2, axis)
     return Jet(log_p, field, w1 * first.laplacian + w2 * second.laplacian + between)
+
+
+def merge_over(jet: Jet, name: str) -> Jet:
+    """Return ``merge`` of the jets of all devices along an axis of their mesh, ``field`` (b, d)."""
+    top = jax.lax.pmax(jax.lax.stop_gradient(jet.log_p), name)
+    reference = jnp.where(jnp.isneginf(top), 0, top)
+    mass = jnp.exp(jet.log_p - reference)
+    total = jax.lax.psum(mass, name)
+    share = mass / jnp.where(total > 0, total, 1)
+    field = jax.lax.psum(share[:, None] * jet.field, name)
+    log_p = reference + jnp.log(total)
+    if jet.laplacian is None:
+        return Jet(log_p, field, None)
+    between = jnp.sum((jet.field - field) ** 2, 1)
+    return Jet(log_p, field, jax.lax.psum(share * (jet.laplacian + between), name))
 
 
 class Coefficients(NamedTuple):

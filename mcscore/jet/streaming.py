@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.custom_batching
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import enable_x64
 from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.dense import block_jet
-from mcscore.jet.readings import Jet, Reading, Score, merge
+from mcscore.jet.readings import Jet, Reading, Score, merge, merge_over
 
 
 def stream(
@@ -67,6 +69,8 @@ def _stream(
     order: int,
     evaluation: Evaluation,
 ) -> Jet:
+    if evaluation.over is not None:
+        return _over_devices(x_t, alpha, variance, blocks, reading, order, evaluation)
     if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
         expected = f"(queries, {blocks.rows.shape[-1]})"
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
@@ -94,6 +98,35 @@ def _stream(
     if jax.default_backend() == "cpu":
         return native_jet(operands, blocks)
     return jax.lax.platform_dependent(operands, blocks, cpu=native_jet, default=in_xla)
+
+
+def _over_devices(
+    x_t: Array,
+    alpha: ArrayLike,
+    variance: ArrayLike,
+    blocks: Blocks,
+    reading: Reading,
+    order: int,
+    evaluation: Evaluation,
+) -> Jet:
+    """Return the jet of blocks that are divided over devices: each streams its own, then they merge."""
+    assert evaluation.over is not None
+    mesh, axis = evaluation.over
+    alone = replace(evaluation, over=None)
+
+    def own(operands: tuple, blocks: Blocks) -> Jet:
+        x_t, alpha, variance, reading = operands
+        jet = _stream(x_t, alpha, variance, blocks, reading, order, alone)
+        return merge_over(jet, axis)
+
+    operands = (x_t, alpha, variance, reading)
+    if axis in jax.sharding.get_abstract_mesh().manual_axes:  # in a shard_map of the queries
+        return own(operands, blocks)
+    specs = (PartitionSpec(), PartitionSpec(axis))
+    mapped = jax.shard_map(
+        own, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+    )
+    return mapped(operands, blocks)
 
 
 def _target(evaluation: Evaluation) -> str | None:

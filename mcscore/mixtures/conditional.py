@@ -32,6 +32,7 @@ from mcscore.jet.dense import product
 from mcscore.jet.sampling import draw, draw_given
 from mcscore.mixtures.report import Report
 from mcscore.mixtures.value import Mixture, mean_of_places, shared
+from mcscore.parallel import over_queries, places_of
 
 Places = tuple[Array, Array]  # coordinates (p, b, d) and what a log density gains, (p, b)
 FAR = -1e3  # log density of conditions in float32 coordinates, below which their digits are lost
@@ -160,6 +161,10 @@ class ConditionalMixture:
         x = points(x, self.dimension, self.columns)
         self.warn_of(self.conditions(condition, len(x)))
         c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
+        over = self.evaluation.over
+        if n and (places := places_of((x, c), over)) is not None and not self.joint.is_coarse:
+            x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
+            return over_queries(_rows, (x, c), (self,), over=over, places=places)
         if self._is_traced(x, c):
             x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
             return _log_prob(self, x, jnp.broadcast_to(c, (n, c.shape[1])))[0]
@@ -320,6 +325,11 @@ def _log_density(law: ConditionalMixture, x: Places, c: Places) -> tuple[Array, 
     joint = _at(law, law.blocks, pairs) + jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
     evidence = mean_of_places(_at(law, law.prior.blocks, z) + c_gain)
     return mean_of_places(joint) - evidence, evidence
+
+
+def _rows(queries: tuple, rest: tuple) -> Array:
+    (x, c), (law,) = queries, rest
+    return _log_prob(law, x, jnp.broadcast_to(c, (len(x), c.shape[1])))[0]
 
 
 def _at(law: ConditionalMixture, blocks: Blocks, places: Array) -> Array:

@@ -13,7 +13,8 @@ from mcscore._printing import text_table
 class Trial(NamedTuple):
     """One point of the curve: held-out log-likelihood per row, in nats and the user's units.
 
-    Of ``x`` given the condition, where there is one; ``condition_h`` is None where it is ``h``.
+    Of ``x`` given the condition, where there is one; ``condition_h`` is None where it is ``h``. With
+    ``by_condition`` it is conditions that were clustered.
     """
 
     frame: str
@@ -22,6 +23,7 @@ class Trial(NamedTuple):
     h: float
     log_likelihood: float
     condition_h: float | None = None
+    by_condition: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters, stre
 from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
 from mcscore.mixtures.layout import SMALL, calibrated
 from mcscore.mixtures.report import Trial
-from mcscore.mixtures.splits import Split, cluster, judged
+from mcscore.mixtures.splits import Split, cluster, held_out
 
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
+MANY = 10**9  # held-out rows: all there are
 FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
 
@@ -110,7 +111,7 @@ class _Search:
         self.auto = auto
         self.several = min(auto.partitions or 4, 4)  # one partition is a matter of luck
         self.curve: list[Trial] = []
-        self.by_row: dict[Trial, np.ndarray] = {}
+        self.by_row: dict[Trial, list[np.ndarray]] = {}
 
     def bandwidth(
         self,
@@ -132,33 +133,69 @@ class _Search:
         return _climb(trial, grid, min(grid, key=lambda h: abs(h - start)))
 
     def trial(
-        self, splits: list[Split], number: int, partitions: int, h: float, ratio: float | None
+        self,
+        splits: list[Split],
+        number: int,
+        partitions: int,
+        h: float,
+        ratio: float | None = None,
+        by_condition: bool = False,
     ) -> Trial:
         """Return the trial of a law, kept in the curve."""
         frame = type(splits[0].frame).__name__
-        nats = [
-            split.log_likelihoods(split.fitted, split.law(number, partitions, h, ratio))
-            for split in splits
-        ]
-        score = np.mean([split.share @ found for split, found in zip(splits, nats, strict=True)])
+        rows = MANY if h == 1 else None  # one Gaussian per cluster: soon evaluated
+        shape = (number, partitions, h, ratio, by_condition)
+        nats = [split.log_likelihoods(split.fitted, split.law(*shape), rows) for split in splits]
+        found = zip(splits, nats, strict=True)
+        score = float(np.mean([split.log_likelihood(of_split) for split, of_split in found]))
         apart = None if ratio is None else ratio * h
-        self.curve.append(Trial(frame, number, partitions, h, float(score), apart))
-        self.by_row[self.curve[-1]] = np.concatenate(nats)
+        self.curve.append(Trial(frame, number, partitions, h, score, apart, by_condition))
+        self.by_row[self.curve[-1]] = nats
         return self.curve[-1]
 
     def surpasses(self, splits: list[Split], one: Trial, other: Trial) -> bool:
         """Return whether a trial is better than another by more than the standard error of their difference.
 
-        Row by row, as both have seen the same; after Breiman et al. 1984, Section 3.4.3.
+        Row by row, of those that both have seen; after Breiman et al. 1984, Section 3.4.3.
         """
-        share = np.concatenate([split.share for split in splits]) / len(splits)
-        nats = self.by_row[one] - self.by_row[other]
+        differences, shares = [], []
+        for split, ours, theirs in zip(splits, self.by_row[one], self.by_row[other], strict=True):
+            rows = min(len(ours), len(theirs))
+            differences.append(ours[:rows] - theirs[:rows])
+            shares.append(split.shares(rows) / len(splits))
+        nats, share = np.concatenate(differences), np.concatenate(shares)
         mean = share @ nats
         return bool(mean > np.sqrt(np.sum((share * (nats - mean)) ** 2)))
 
+    def regression(self, splits: list[Split], numbers: Sequence[int], start: int) -> Trial:
+        """Return the best trial of one Gaussian per cluster of conditions: with one, linear regression.
+
+        The fewest clusters that are not surpassed, in steps from the ``start``.
+        """
+
+        def trial(number: int) -> Trial:
+            partitions = self.several if number > 1 else 1
+            cluster(splits, [number], partitions, by_condition=True)
+            return self.trial(splits, number, partitions, 1.0, by_condition=True)
+
+        numbers = sorted({1, *numbers})
+        at = numbers.index(start)
+        best = first = trial(start)
+        for number in numbers[at + 1 :]:
+            if not self.surpasses(splits, other := trial(number), best):
+                break
+            best = other
+        if best is not first:
+            return best
+        for number in numbers[:at][::-1]:
+            if self.surpasses(splits, best, other := trial(number)):
+                break
+            best = other
+        return best
+
     def condition(self, splits: list[Split], best: Trial) -> Trial:
         """Return the best trial with a bandwidth of their own along conditions, and ``h`` again beside it."""
-        if not splits[0].given or (best.clusters == best.partitions == 1 and best.h == 1):
+        if not splits[0].given or best.h == 1:
             return best
         number, partitions = best.clusters, best.partitions
 
@@ -183,9 +220,8 @@ class _Search:
         found = [
             self.bandwidth(splits, number, self.several, BANDWIDTHS[2::2]) for splits in by_frame
         ]
-        if given:  # linear regression
-            cluster([split for splits in by_frame for split in splits], [1], 1)
-            found += [self.trial(splits, 1, 1, 1.0, None) for splits in by_frame]
+        if given:
+            found += [self.regression(splits, [number], number) for splits in by_frame]
         scores = np.reshape([best.log_likelihood for best in found], (-1, len(by_frame))).max(0)
         return int(np.argmax(scores >= scores.max() - (CLEARLY if given else 0)))
 
@@ -211,18 +247,16 @@ class _Search:
         if not splits[0].given:
             return best
         # Of x given c little may be left for clusters to tell, and their covariances are the noisier the more
-        # there are: the fewest that are not surpassed. One Gaussian is linear regression.
-        cluster(splits, [1], 1)
-        line = self.trial(splits, 1, 1, 1.0, None)
-        if not self.surpasses(splits, best, line):
-            return line
+        # there are: the fewest that are not surpassed.
         tried = [t for t in self.curve[before:] if not self.surpasses(splits, best, t)]
-        return min(tried, key=lambda t: (t.clusters, -t.log_likelihood))
+        fewest = min(tried, key=lambda t: (t.clusters, -t.log_likelihood))
+        plain = self.regression(splits, numbers, start)
+        return fewest if self.surpasses(splits, fewest, plain) else plain
 
     def partitions(self, splits: list[Split], n: int, first: Trial) -> Trial:
         """Return the best trial with as many partitions as pay, of as many clusters as the ``first``."""
         partitions = self.auto.partitions or (8 if SMALL < n <= 6000 else 4)
-        if splits[0].given and first.clusters == first.h == 1:
+        if splits[0].given and first.h == 1:
             return first
         if first.clusters == 1:
             partitions = 1
@@ -284,7 +318,7 @@ def choose(
         raise ValueError(f"x: column {j} is constant ({x[0, j]:g}); Auto() cannot choose its law")
     order_key, frame_key, split_key, layout_key = jax.random.split(key, 4)
     folds = 1 if n > 5000 else 2 if n > SMALL else 5
-    most = judged(tables[0].given, d)
+    most = held_out(tables[0].given, d)
     order, held = _held_out(host_generator(order_key), n, folds, tables[0].groups, most)
     folds = len(held)
     guess = min(usual_clusters(1 / np.sum(weights**2), d), auto.most_clusters)
@@ -314,14 +348,15 @@ def choose(
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
     ratio = None if winner.condition_h is None else winner.condition_h / winner.h
     apart = None if ratio is None else ratio * h
-    kernel = Local(h, winner.clusters, winner.partitions, auto.most_rows, apart)
+    number, partitions, by_condition = winner.clusters, winner.partitions, winner.by_condition
+    kernel = Local(h, number, partitions, auto.most_rows, apart, by_condition)
     fitted = frame.fit(x, weights)
     whole = table.within(fitted)
     if len(splits[0].x) < FITTING_ROWS:
         law = kernel.lay_out(layout_key, whole, rows)
     else:
-        found = splits[0].found[winner.clusters][: winner.partitions]
-        seen = splits[0].fitted.forward(x)
+        found = splits[0].found[number, by_condition][:partitions]
+        seen = splits[0].seen(splits[0].fitted.forward(x), by_condition)
         labels = [clustering.assign(seen, table.strata) for clustering in found]
         clusters = shrunk_clusters(whole.x, weights, labels)
         stretch = None if ratio is None or whole.along is None else stretched(whole.along, ratio)
@@ -331,9 +366,9 @@ def choose(
         )  # fmt: skip
     likelihoods, shares = [], []
     for split in splits:
-        trained = split.law(winner.clusters, winner.partitions, h, ratio)
+        trained = split.law(number, partitions, h, ratio, by_condition)
         apart = calibrated(frame, split.fitted, trained, split.training, split.weights)
-        likelihoods.append(split.share @ split.log_likelihoods(apart, trained))
+        likelihoods.append(split.log_likelihood(split.log_likelihoods(apart, trained)))
         shares.append(split.memorization(apart, trained))
     evidence = dict(
         log_likelihood=float(np.mean(likelihoods)),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import on_device
+from mcscore._arrays import host_generator, on_device
 from mcscore.frames import FrameKind, Placed
 from mcscore.jet import Blocks, Evaluation, log_density
 from mcscore.jet.sampling import draw
@@ -23,6 +23,7 @@ from mcscore.mixtures.covariances import (
     stretched,
 )
 
+COPYING = 3_000  # draws by which it is judged: 0.5 is then known to 0.01
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
 
@@ -32,6 +33,11 @@ def judged(given: int, d: int) -> int:
     Laws of columns given others differ by less.
     """
     return 3_000 if not given else 30_000 if d <= 4 else 10_000
+
+
+def held_out(given: int, d: int) -> int:
+    """Return how many rows are held out, at most: laws of few components are judged by all of them."""
+    return 100_000 if given else judged(given, d)
 
 
 class Split:
@@ -48,30 +54,43 @@ class Split:
         self.key, self.thinning, self.judging = jax.random.split(key, 3)
         self.frame = frame.with_breaks(table.breaks)
         known, rows = table.of_rows(~held), np.flatnonzero(held)
-        judging = table.of_rows(rows[:: -(-len(rows) // judged(table.given, table.x.shape[1]))])
+        d = table.x.shape[1]
+        some = host_generator(self.judging).permutation(rows)[: held_out(table.given, d)]
+        judging, self.few = table.of_rows(some), min(judged(table.given, d), len(some))
         self.training, self.weights, self.strata = known.x, known.weights, known.strata
         self.held, self.share, self.gain = judging.x, judging.weights, judging.gain
         self.fitted = self.frame.fit(self.training, self.weights)
         placed = known.within(self.fitted)
         self.x, self.given, self.along = placed.x, placed.given, placed.along
         self.most_rows = most_rows
-        self.found: dict[int, list[Clustering]] = defaultdict(list)
-        self.clusters: dict[tuple[int, int], Clusters] = {}
+        self.found: dict[tuple[int, bool], list[Clustering]] = defaultdict(list)
+        self.clusters: dict[tuple[int, int, bool], Clusters] = {}
 
-    def job(self, number: int, partition: int) -> Job:
+    def seen(self, y: np.ndarray, by_condition: bool) -> np.ndarray:
+        """Return what is clustered of rows in the frame's coordinates: all, or their conditions."""
+        return y @ self.along if by_condition and self.along is not None else y
+
+    def job(self, number: int, partition: int, by_condition: bool) -> Job:
         """Return the rows, their weights, number of clusters and key of one clustering."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, number), partition)
-        return self.x, self.weights, number, key, self.strata
+        return self.seen(self.x, by_condition), self.weights, number, key, self.strata
 
-    def law(self, number: int, partitions: int, h: float, ratio: float | None = None) -> Blocks:
+    def law(
+        self,
+        number: int,
+        partitions: int,
+        h: float,
+        ratio: float | None = None,
+        by_condition: bool = False,
+    ) -> Blocks:
         """Return the law of the training part with a ``number`` of clusters per partition.
 
-        Along conditions the bandwidth is ``ratio * h``.
+        Along conditions the bandwidth is ``ratio * h``; the clusters may be those of conditions.
         """
-        if (number, partitions) not in self.clusters:
-            labels = [found.labels for found in self.found[number][:partitions]]
-            self.clusters[number, partitions] = shrunk_clusters(self.x, self.weights, labels)
-        clusters = self.clusters[number, partitions]
+        if (kind := (number, partitions, by_condition)) not in self.clusters:
+            labels = [found.labels for found in self.found[number, by_condition][:partitions]]
+            self.clusters[kind] = shrunk_clusters(self.x, self.weights, labels)
+        clusters = self.clusters[kind]
         stretch = None
         if ratio is not None and self.along is not None:
             stretch = stretched(self.along, ratio)
@@ -81,42 +100,56 @@ class Split:
         )  # fmt: skip
         return on_device(_rounded_up(laid) if laid.log_weights.size <= ROUNDED else laid)
 
-    def log_likelihoods(self, frame: Any, law: Blocks) -> np.ndarray:
-        """Return the log-likelihood of every held-out row, in nats and the user's units.
+    def shares(self, rows: int) -> np.ndarray:
+        """Return the shares of the first held-out rows."""
+        return self.share[:rows] / self.share[:rows].sum()
+
+    def log_likelihood(self, nats: np.ndarray) -> float:
+        """Return the mean over rows, the same whatever law is judged."""
+        return float(self.shares(self.few) @ nats[: self.few])
+
+    def log_likelihoods(self, frame: Any, law: Blocks, rows: int | None = None) -> np.ndarray:
+        """Return the log-likelihood of the first held-out rows, in nats and the user's units.
 
         With conditions, of the other columns given these.
         """
-        d: int = self.held.shape[1]
-        log_p = _log_likelihoods(frame, law, self.held, self.gain)
+        rows = self.few if rows is None else min(rows, len(self.held))
+        held, gain, d = self.held[:rows], self.gain[:rows], self.held.shape[1]
+        log_p = _log_likelihoods(frame, law, held, gain)
         if self.given:
             columns = range(d - self.given, d)
             part, along = frame.part(columns, d)
             law = on_device(_marginal(jax.tree.map(np.asarray, law), np.asarray(along)))
-            log_p -= _log_likelihoods(part, law, self.held[:, columns], self.gain[:, columns])
+            log_p -= _log_likelihoods(part, law, held[:, columns], gain[:, columns])
         return log_p
 
     def memorization(self, frame: Any, law: Blocks) -> float:
-        """Return ``metrics.memorization`` of as many draws as held-out rows, columns standardized."""
-        n = len(self.held)
+        """Return ``metrics.memorization`` of as many draws as held-out rows, standardized; at most 3,000."""
+        n = min(self.few, COPYING)
         draws = draw(self.judging, law, _power_of_two(n))[:n]
         draws = frame.restore(frame.inverse(np.asarray(draws, np.float64)))
-        tables = draws, self.training, self.held
+        tables = draws, self.training, self.held[:n]
         return memorization(*(np.asarray(a) / self.training.std(0) for a in tables)).share
 
 
 def cluster(
-    splits: list[Split], numbers: Iterable[int], partitions: int, *, thorough: bool = False
+    splits: list[Split],
+    numbers: Iterable[int],
+    partitions: int,
+    *,
+    thorough: bool = False,
+    by_condition: bool = False,
 ) -> None:
     """Cluster every split into each of the ``numbers`` of clusters, ``partitions`` times, side by side."""
     wanted = [
         (split, number, partition)
         for number in numbers
         for split in splits
-        for partition in range(len(split.found[number]), partitions)
+        for partition in range(len(split.found[number, by_condition]), partitions)
     ]
-    jobs = (split.job(number, partition) for split, number, partition in wanted)
+    jobs = (split.job(number, partition, by_condition) for split, number, partition in wanted)
     for (split, number, _), found in zip(wanted, clusterings(jobs, thorough=thorough), strict=True):
-        split.found[number].append(found)
+        split.found[number, by_condition].append(found)
 
 
 def _log_likelihoods(frame: Any, law: Blocks, x: np.ndarray, gain: np.ndarray) -> np.ndarray:

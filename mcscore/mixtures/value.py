@@ -29,6 +29,7 @@ from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.jet.sampling import draw, pick_rows
 from mcscore.mixtures.layout import mean_of, moments
 from mcscore.mixtures.report import Report
+from mcscore.parallel import over_queries, places_of
 
 BLOCK_ROWS = 1024
 
@@ -345,6 +346,9 @@ class Mixture:
     def _by_row(self, function: Callable[[Array, Mixture], Array], x: Any) -> Array:
         """Return ``function(x, self)``, (b,), for ``x`` (b, d)."""
         x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
+        over = self.evaluation.over
+        if (places := places_of(x, over)) is not None:
+            return over_queries(_rows, (x,), (self,), function, over=over, places=places)
         more = 0 if self._is_traced(x) else rounded_up(len(x)) - len(x)
         return function(jnp.pad(x, ((0, more), (0, 0))), self)[: len(x)]
 
@@ -420,6 +424,10 @@ def shared(blocks: Blocks, y: Array, log_p: Array, evaluation: Evaluation) -> Ar
         blocks, log_weights=2 * blocks.log_weights - log_volume, variances=blocks.variances / 2
     )
     return jnp.exp(2 * log_p - log_density(y, 1.0, 0.0, squared, evaluation=evaluation))
+
+
+def _rows(queries: tuple, rest: tuple, function: Callable[[Array, Mixture], Array]) -> Array:
+    return function(*queries, *rest)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -156,8 +156,20 @@ def test_auto_chooses_by_the_likelihood_given_the_condition(key):
     truth = norm.logpdf((fresh - middle(fresh_c)) / [0.1, 0.2]).sum(1).mean() - np.log(0.02)
     found = float(np.mean(np.asarray(law.log_prob(fresh, condition=fresh_c))))
     assert truth - 0.1 < found < truth and abs(law.report.log_likelihood - found) < 0.1
-    tried = [trial for trial in law.report.curve if trial.condition_h is not None]
-    assert tried and max(t.log_likelihood for t in law.report.curve) >= tried[0].log_likelihood
+
+
+def test_auto_follows_humps_that_no_regression_has(key):
+    r = np.random.default_rng(8)
+    c, fresh_c = r.uniform(0.5, 2, (3000, 1)), r.uniform(0.5, 2, (2000, 1))
+    x, fresh = (
+        r.choice([-1, 1], a.shape) * np.sin(2 * a) + 0.1 * r.normal(size=a.shape)
+        for a in (c, fresh_c)
+    )
+    law = mcs.mixture(x, condition=c, kernel=mcs.Auto(), key=key)
+    density = sum(norm.pdf(fresh, sign * np.sin(2 * fresh_c), 0.1) for sign in (-1, 1)) / 2
+    found = float(np.mean(np.asarray(law.log_prob(fresh, condition=fresh_c))))
+    assert np.log(density).mean() - 0.1 < found and "by_condition" not in law.report.kernel
+    assert any(trial.condition_h is not None for trial in law.report.curve)
 
 
 def test_auto_takes_linear_regression_where_rows_tell_no_more(key):
@@ -179,6 +191,18 @@ def test_auto_sees_a_product_that_no_line_has(key):
     for corner in ([0.8, 0.8], [0.8, -0.8]):
         mean = float(np.mean(law.sample(key, 20_000, condition=corner)))
         assert abs(mean - 0.8 * corner[0] * corner[1]) < 0.25
+
+
+def test_auto_tells_a_weak_signal_from_noise_by_clusters_of_conditions(key):
+    """A drift is a hundredth of a step: clusters of both follow the noise, those of conditions do not."""
+    r = np.random.default_rng(7)
+    c = r.uniform(-1.5, 1.5, (40_000, 1))
+    x = 0.4 * np.sin(3 * c) + r.normal(size=c.shape)
+    law = mcs.mixture(x, condition=c, kernel=mcs.Auto(), key=key)
+    assert "by_condition=True" in law.report.kernel
+    at = np.linspace(-1.4, 1.4, 29)[:, None]
+    error = np.asarray(law.frame.inverse(law.mean(law.conditions(at)))) - 0.4 * np.sin(3 * at)
+    assert np.sqrt(np.mean(error**2)) < 0.03
 
 
 @pytest.mark.parametrize(
@@ -298,6 +322,8 @@ def test_laws_without_a_density_and_conditions_without_a_rest():
         mcs.mixture(table[["a", "b"]], condition=table[["a"]], kernel=mcs.Whitened(0.3))
     with pytest.raises(ValueError, match="condition: expected"):
         mcs.mixture(ROWS[:9], condition=3, kernel=mcs.Whitened(0.3))
+    with pytest.raises(ValueError, match="by_condition: expected a law with a condition"):
+        mcs.mixture(ROWS[:9], kernel=mcs.Local(0.5, clusters=1, by_condition=True))
     plain = mcs.mixture(ROWS, kernel=mcs.Whitened(0.3))
     for call in (
         lambda c: plain.log_prob(ROWS[:2], condition=c),
