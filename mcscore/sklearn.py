@@ -146,7 +146,9 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
         targets = y.reshape(len(y), -1)
         own = None if names is None else [f"target {j}" for j in range(targets.shape[1])]
         table = Table.of(targets, sample_weight, columns=own, name="y")
-        self.mixture_ = self._law(table, Table.of(X, columns=names, name="X"))
+        self.mixture_ = self._law(
+            table, Table.of(X, columns=None if names is None else list(names), name="X")
+        )
         self._one = y.ndim == 1
         return self
 

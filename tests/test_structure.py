@@ -21,7 +21,7 @@ from mcscore import _face
 ROOT = Path(mcs.__file__).parent
 FLOORS = [  # a room imports from lower floors, or from itself without circles
     {"_foundation"},
-    {"schedules", "storage"},
+    {"schedules", "storage", "parallel"},
     {"jet", "frames", "datasets", "metrics", "plotting"},
     {"mixtures"},
     {"flows"},
@@ -127,7 +127,7 @@ def test_a_score_stays_in_two_rooms():
     """But for the values that it is given, of mixtures and schedules, and help with arrays."""
     fields = imported(ROOT / "flows/fields.py") | imported(ROOT / "jet/streaming.py")
     rooms = {room_of(name) for name in fields if name.startswith("mcscore.")}
-    assert rooms - {"mixtures", "schedules", "_foundation"} == {"jet"}
+    assert rooms - {"mixtures", "schedules", "parallel", "_foundation"} == {"jet"}
 
 
 def test_the_public_names():
@@ -229,7 +229,7 @@ SIGNATURES = {
     "transport": "z mixture schedule * condition clock solver steps stepsize_controller",
     "encode": "x mixture schedule * condition clock solver steps stepsize_controller",
     "generate_pairs": "key mixture schedule n * conditions noise minibatch clock solver steps "
-    "stepsize_controller tolerance chunk_size error_sample checkpoint progress",
+    "stepsize_controller tolerance chunk_size error_sample checkpoint progress mesh",
     "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder "
     "recalibrate checkpoint progress",
     "refine": "key generator mixture pairs * steps batch_size optimizer progress",

@@ -10,6 +10,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float
 
 from mcscore._arrays import is_zero
@@ -21,7 +22,7 @@ from mcscore.flows.solvers import AdamsBashforth
 from mcscore.jet import Velocity
 from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
-from mcscore.parallel import Places, over_queries
+from mcscore.parallel import Places, over_queries, places_of, without_context
 from mcscore.schedules import Schedule, check_schedule
 
 TOLERANCES = ("rtol", "atol")
@@ -103,8 +104,9 @@ def compiled_flow(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
     choices = (*options, True, None)
-    lowered = _whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
-    program = lowered.compile()
+    with without_context():
+        lowered = _whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
+        program = lowered.compile()
     return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
 
 
@@ -117,10 +119,15 @@ def _over_devices(
     start, mixture, schedule, conditions, numbers, *options: Any, places: Places | None = None
 ) -> Flow:
     """Return ``_solve``, each device solving its own starts; ``result``, ``steps`` are the first's."""
-    out_axes = Flow(0 if options[-1] is None else 1, -1, -1)
+    row_axes: Any = (0 if options[-1] is None else 1, -1, -1)
+    over, out_axes = mixture.evaluation.over, Flow(*row_axes)
+    places = places_of((start, conditions), over) if places is None else places
+    if places is not None and over is None and isinstance(places[0], AbstractMesh):
+        # Under jit with a mesh in the context diffrax (0.7.2) refuses shard_map: right, but on all devices.
+        return _solve(start, mixture, schedule, conditions, numbers, *options)
     return over_queries(
         _solve_rows, (start, conditions), (mixture, schedule, numbers), *options,
-        over=mixture.evaluation.over, places=places, out_axes=out_axes,
+        over=over, places=places, out_axes=out_axes,
     )  # fmt: skip
 
 

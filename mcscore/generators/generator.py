@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, pytree, rounded_up, shapes, with_precision
@@ -26,6 +27,7 @@ from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
 from mcscore.jet.dense import product
 from mcscore.mixtures.conditional import conditions_in
+from mcscore.parallel import Places, joined_rows, over_queries, places_of
 from mcscore.storage import replacing
 
 SAMPLE_CHUNK = 8192
@@ -128,7 +130,7 @@ class Generator:
             ValueError: If ``z`` has another number of columns, or the condition does not fit.
         """
         z = self._points(z, "z")
-        return _generate(self, z, self.conditions(condition, len(z)))
+        return over_queries(_generate, (z, self.conditions(condition, len(z))), (self,))
 
     def coordinates(
         self, z: Float[Array, "b d"], c: Float[Array, "b k"] | None, params: Any = None
@@ -164,7 +166,7 @@ class Generator:
                 "encode: this generator has no encoder; train it with train(..., encoder=True)"
             )
         x = self._points(x, "x")
-        return _encode(self, x, self.conditions(condition, len(x)))
+        return over_queries(_encode, (x, self.conditions(condition, len(x))), (self,))
 
     def density(self, x: Any, condition: Any = None) -> Density:
         """Return the log density at ``x`` (b, d) in the user's units, each value with its certificate.
@@ -174,13 +176,15 @@ class Generator:
         """
         x, parts = self._points(x, "x"), []
         given = self.conditions(condition, len(x))
+        if (places := places_of((x, given))) is not None:
+            return over_queries(_density, (x, given), (self,), places=places)
         size = min(len(x), DENSITY_CHUNK)
         if size and not is_traced(x):
             size = rounded_up(size)  # few compiled programs
         for k in range(0, max(len(x), 1), DENSITY_CHUNK):
             part = slice(k, k + DENSITY_CHUNK)
             rows, c = (_filled(a, part, size) for a in (x, given))
-            found, m = _density(self, rows, c), len(x[part])
+            found, m = _density((rows, c), (self,)), len(x[part])
             parts.append(jax.tree.map(lambda a, m=m: a[:m], found))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -205,7 +209,15 @@ class Generator:
         x, log_prob = (jnp.concatenate(part)[:n] for part in zip(*parts, strict=True))
         return x, log_prob
 
-    def sample(self, key: Array, n: int, *, condition: Any = None, as_frame: bool = False) -> Any:
+    def sample(
+        self,
+        key: Array,
+        n: int,
+        *,
+        condition: Any = None,
+        as_frame: bool = False,
+        mesh: Mesh | None = None,
+    ) -> Any:
         """Return ``n`` independent samples in the user's units, back on integers and other ties.
 
         Drawn in chunks, chunk k from ``fold_in(key, k)``: the first rows do not depend on ``n``, one
@@ -216,18 +228,21 @@ class Generator:
             n: How many.
             condition: Of a conditional generator: one for all (k,), or one per sample (n, k).
             as_frame: Return a pandas DataFrame, columns named as in training, instead of an array (n, d).
+            mesh: Over whose devices the samples go; by default the context's (``jax.set_mesh``).
         """
         at_least(0, n=n)
-        key, size = as_key(key), SAMPLE_CHUNK
+        key, size, places = as_key(key), SAMPLE_CHUNK, places_of((), mesh=mesh)
         given = self.conditions(condition, n)
         if given is not None and self.law is not None:
             self.law.warn_of(given)
         parts = [
-            _sample_chunk(self, key, k, _filled(given, slice(k * size, (k + 1) * size), size))
+            _sample_chunk(
+                self, key, k, _filled(given, slice(k * size, (k + 1) * size), size), places
+            )
             for k in range(-(-n // size))
         ]
         nothing = jnp.zeros((0, self.dimension), self.dtype)
-        rows = jnp.concatenate(parts)[:n] if parts else nothing
+        rows = joined_rows(parts, n, places) if parts else nothing
         return as_dataframe(rows, self.columns) if as_frame else rows
 
     def export(self, path: str | os.PathLike) -> None:
@@ -278,12 +293,14 @@ def _filled(rows: Array | None, part: slice, size: int) -> Array | None:
 
 
 @jax.jit
-def _generate(generator: Generator, z: Array, c: Array | None) -> Array:
+def _generate(queries: tuple, rest: tuple) -> Array:
+    (z, c), (generator,) = queries, rest
     return generator.frame.inverse(generator.coordinates(z, c))
 
 
 @jax.jit
-def _encode(generator: Generator, x: Array, c: Array | None) -> Array:
+def _encode(queries: tuple, rest: tuple) -> Array:
+    (x, c), (generator,) = queries, rest
     return _encoded(generator, generator.frame.forward(x), c)
 
 
@@ -295,7 +312,8 @@ def _encoded(generator: Generator, y: Array, c: Array | None) -> Array:
 
 
 @jax.jit
-def _density(generator: Generator, x: Array, c: Array | None) -> Density:
+def _density(queries: tuple, rest: tuple) -> Density:
+    (x, c), (generator,) = queries, rest
     y = generator.frame.forward(x)
     found = pull_back(partial(generator.coordinates, c=c), y, _encoded(generator, y, c))
     return found._replace(log_prob=found.log_prob + generator.frame.log_det(x))
@@ -312,11 +330,17 @@ def _sample_density(
     return x, jnp.where(sign > 0, log_prob, jnp.nan) + generator.frame.log_det(x)
 
 
-@jax.jit
-def _sample_chunk(generator: Generator, key: Array, index: Array, c: Array | None) -> Array:
+@partial(jax.jit, static_argnums=4)
+def _sample_chunk(
+    generator: Generator, key: Array, index: Array, c: Array | None, places: Places | None = None
+) -> Array:
     shape = SAMPLE_CHUNK, generator.dimension
     z = jax.random.normal(jax.random.fold_in(key, index), shape, generator.dtype)
-    return generator.frame.restore(_generate(generator, z, c))
+    return over_queries(_restored, (z, c), (generator,), places=places)
+
+
+def _restored(queries: tuple, rest: tuple) -> Array:
+    return rest[0].frame.restore(_generate(queries, rest))
 
 
 def load(path: str | os.PathLike) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
 from mcscore.generators.pairs import Pairs, PairsReport
 from mcscore.mixtures.value import Mixture
+from mcscore.parallel import places_of
 from mcscore.schedules import Schedule, check_schedule
 from mcscore.storage import Checkpoint, fingerprint
 
@@ -116,6 +118,7 @@ def generate_pairs(
     error_sample: int = 250,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> Pairs:
     """Return ``n`` labeled pairs: noise and the points to which the reverse ODE carries it.
 
@@ -142,6 +145,7 @@ def generate_pairs(
         error_sample: Trajectories, at most, solved tightly to measure the labels' error; 0 for none.
         checkpoint: Folder for finished chunks, to resume from.
         progress: Show a bar.
+        mesh: Over whose devices each chunk's trajectories go; by default the context's (``jax.set_mesh``).
 
     Raises:
         ValueError: If an argument is out of range, or ``checkpoint`` holds chunks of another run.
@@ -171,6 +175,7 @@ def generate_pairs(
     if mixture.condition_dimension and minibatch is not None:
         raise ValueError("minibatch: expected None with a conditional law, which takes all rows")
     proposal = None if conditions is None else mixture.conditions(conditions)
+    places = places_of((), mixture.evaluation.over, mesh)
     key = as_key(key)
     noise_key, batch_key = jax.random.split(key)
 
@@ -186,7 +191,7 @@ def generate_pairs(
             mixture.width,
             mixture.variance,
             mixture.frame,
-            mixture.evaluation,
+            replace(mixture.evaluation, over=None),
         )
         store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how, proposal))
 
@@ -214,7 +219,9 @@ def generate_pairs(
             return lambda: _Chunk(found["z"], found.get("c"), found["x"], 0)
         law, z = how.law_of(batch_key, index, mixture), how.noise_of(noise_key, index, mixture)
         c = conditions_of(index)
-        program = solve = program or compiled_flow(z, law, schedule, c, **how.integration)
+        program = solve = program or compiled_flow(
+            z, law, schedule, c, **how.integration, places=places
+        )
 
         def make() -> _Chunk:
             flow = solve(z, law, c)
@@ -227,7 +234,7 @@ def generate_pairs(
 
         return make
 
-    chunks = _made(job, -(-n // how.chunk_size), progress)
+    chunks = _made(job, -(-n // how.chunk_size), progress, places is not None)
     taken = max(chunk.steps for chunk in chunks)
     z, x = (np.concatenate([getattr(chunk, name) for chunk in chunks])[:n] for name in ("z", "x"))
     finite = np.isfinite(x).all(1)
@@ -273,9 +280,12 @@ def _mismatch(x: np.ndarray, mixture: Law, c: Array | None) -> float:
     return float(max(np.sqrt(np.mean(shift**2)) / deviation, abs(spread - 1)))
 
 
-def _made(job: Callable[[int], Callable[[], _Chunk]], count: int, progress: bool) -> list[_Chunk]:
-    """Return all chunks, on a CPU several at once: XLA's element-wise code keeps one core busy."""
-    side_by_side = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+def _made(
+    job: Callable[[int], Callable[[], _Chunk]], count: int, progress: bool, devices: bool
+) -> list[_Chunk]:
+    """Return all chunks, on one CPU device several at once: XLA's element-wise code keeps one core busy."""
+    alone = devices or jax.default_backend() != "cpu"
+    side_by_side = 1 if alone else min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(side_by_side) as pool:
         try:
             made = pool.map(lambda make: make(), map(job, range(count)))

@@ -34,12 +34,12 @@ def shard(law: Any, mesh: Mesh, axis: str | None = None) -> Any:
     True
     """
     of_type(Mesh, 'jax.make_mesh((4,), ("rows",))', mesh=mesh)
-    axis = mesh.axis_names[-1] if axis is None else axis
-    if axis not in mesh.axis_names:
+    name = str(mesh.axis_names[-1]) if axis is None else axis
+    if name not in mesh.axis_names:
         raise ValueError(f"axis: expected one of {mesh.axis_names}, got {axis!r}")
     if law.evaluation.over is not None:
         raise ValueError(f"law: divided over {law.evaluation.over[1]!r} already")
-    return _divided(law, mesh, axis)
+    return _divided(law, mesh, name)
 
 
 def _divided(law: Any, mesh: Mesh, axis: str) -> Any:

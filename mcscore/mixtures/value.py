@@ -109,7 +109,8 @@ class Mixture:
             None,
             jnp.broadcast_to(self.blocks.variances[:1], centers.shape),
         )
-        return replace(self, blocks=blocks, report=None)
+        evaluation = replace(self.evaluation, over=None)  # few rows: on every device
+        return replace(self, blocks=blocks, evaluation=evaluation, report=None)
 
     def marginal(self, columns: Sequence[int | str] | np.ndarray) -> Mixture:
         """Return the law of some columns, in their order, exactly: a mixture like any other.

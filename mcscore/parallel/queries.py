@@ -70,6 +70,14 @@ def _context() -> Any:
         return context
 
 
+def without_context() -> Any:
+    """Return a context without a mesh: with one diffrax (0.7.2) takes its constants for arrays of it.
+
+    Under ``jit`` that cannot be had.
+    """
+    return jax.set_mesh(NOWHERE) if isinstance(_context(), Mesh) else nullcontext()
+
+
 def over_queries(
     function: Callable[..., Any],
     queries: tuple,
@@ -102,9 +110,7 @@ def over_queries(
     rows = jax.tree.map(lambda a: jnp.ndim(a) > 0 and len(a) == n + more, queries)
     leaves, tree = jax.tree.flatten(rows)
     is_row, axis = (tuple(leaves), tree), None if over is None else over[1]
-    # With a mesh in the context diffrax's constants are none (0.7.2); under jit there is no such thing.
-    apart = jax.set_mesh(NOWHERE) if isinstance(_context(), Mesh) else nullcontext()
-    with apart:
+    with without_context():
         out = _mapped(function, places, axis, is_row, out_axes, static, queries, rest)
     if not more:
         return out
@@ -115,6 +121,25 @@ def over_queries(
     return jax.tree.map(cut, out_axes, out)
 
 
+def joined_rows(parts: list[Array], n: int, places: Places | None) -> Array:
+    """Return the first ``n`` rows of all parts, over the devices if these divide ``n``, else on each."""
+    if places is None:
+        return jnp.concatenate(parts)[:n]
+    with without_context():
+        return _joined(parts, n, places)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _joined(parts: list[Array], n: int, places: Places) -> Array:
+    mesh, axes = places
+    whole = NamedSharding(mesh, PartitionSpec())
+    divides = n % prod(mesh.shape[a] for a in axes) == 0
+    found = NamedSharding(mesh, PartitionSpec(axes or None)) if divides else whole
+    if AxisType.Explicit not in mesh.axis_types:
+        return jax.lax.with_sharding_constraint(jnp.concatenate(parts)[:n], found)
+    return jax.reshard(jnp.concatenate([jax.reshard(part, whole) for part in parts])[:n], found)
+
+
 def _longer(n: int, more: int, a: Array) -> Array:
     if jnp.ndim(a) == 0 or len(a) != n:
         return a
@@ -123,9 +148,11 @@ def _longer(n: int, more: int, a: Array) -> Array:
 
 def _cut(mesh: Mesh | AbstractMesh, axis: int, n: int, a: Array) -> Array:
     """Return the first ``n`` rows, on every device: they cannot be divided."""
-    if isinstance(mesh, AbstractMesh) or is_traced(a):
-        a = jax.reshard(a, PartitionSpec()) if isinstance(mesh, AbstractMesh) else a
-    else:
+    if isinstance(mesh, AbstractMesh):
+        a = jax.reshard(a, PartitionSpec())
+    elif is_traced(a) and AxisType.Explicit in mesh.axis_types:
+        a = jax.reshard(a, NamedSharding(mesh, PartitionSpec()))
+    elif not is_traced(a):
         a = jax.device_put(a, NamedSharding(mesh, PartitionSpec()))
     return jax.lax.slice_in_dim(a, 0, n, axis=axis)
 
