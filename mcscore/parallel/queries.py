@@ -22,6 +22,7 @@ from mcscore._arrays import is_traced
 from mcscore._validation import of_type
 
 Over = tuple[Mesh, str]  # a mesh, and the axis over which a law's blocks are divided
+reshard = jax.sharding.reshard
 NOWHERE = Mesh(np.empty((), object), ())
 Places = tuple[Mesh | AbstractMesh, tuple[str, ...]]  # a mesh, and the axes over which queries are
 
@@ -64,8 +65,9 @@ def _context() -> Any:
     context = jax.sharding.get_abstract_mesh()
     if context.empty:
         return None
+    found: Any = getattr(jax.sharding, "get_mesh", None)  # since JAX 0.8
     try:
-        return context if context.manual_axes else jax.sharding.get_mesh()
+        return context if context.manual_axes or found is None else found()
     except ValueError:  # under jit
         return context
 
@@ -137,7 +139,7 @@ def _joined(parts: list[Array], n: int, places: Places) -> Array:
     found = NamedSharding(mesh, PartitionSpec(axes or None)) if divides else whole
     if AxisType.Explicit not in mesh.axis_types:
         return jax.lax.with_sharding_constraint(jnp.concatenate(parts)[:n], found)
-    return jax.reshard(jnp.concatenate([jax.reshard(part, whole) for part in parts])[:n], found)
+    return reshard(jnp.concatenate([reshard(part, whole) for part in parts])[:n], found)
 
 
 def _longer(n: int, more: int, a: Array) -> Array:
@@ -149,9 +151,9 @@ def _longer(n: int, more: int, a: Array) -> Array:
 def _cut(mesh: Mesh | AbstractMesh, axis: int, n: int, a: Array) -> Array:
     """Return the first ``n`` rows, on every device: they cannot be divided."""
     if isinstance(mesh, AbstractMesh):
-        a = jax.reshard(a, PartitionSpec())
+        a = reshard(a, PartitionSpec())
     elif is_traced(a) and AxisType.Explicit in mesh.axis_types:
-        a = jax.reshard(a, NamedSharding(mesh, PartitionSpec()))
+        a = reshard(a, NamedSharding(mesh, PartitionSpec()))
     elif not is_traced(a):
         a = jax.device_put(a, NamedSharding(mesh, PartitionSpec()))
     return jax.lax.slice_in_dim(a, 0, n, axis=axis)
@@ -171,7 +173,7 @@ def _mapped(function, places, over, is_row, out_axes, static, queries, rest) -> 
     own = jax.tree_util.tree_map_with_path(of_law, rest)
     if AxisType.Explicit in mesh.axis_types:  # which moves nothing unasked
         queries, rest = jax.tree.map(
-            lambda a, spec: jax.reshard(a, NamedSharding(mesh, spec)), (queries, rest), (specs, own)
+            lambda a, spec: reshard(a, NamedSharding(mesh, spec)), (queries, rest), (specs, own)
         )
     outs = jax.tree.map(
         lambda at: everywhere if at < 0 else PartitionSpec(*[None] * at, along), out_axes
