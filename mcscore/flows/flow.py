@@ -105,13 +105,13 @@ def compiled_flow(
     )
     choices = (*options, True, None)
     with without_context():
-        lowered = _whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
+        lowered = _solve_whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
         program = lowered.compile()
     return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
 
 
 @partial(jax.jit, static_argnums=(5, 6))
-def _whole(start, mixture, schedule, conditions, numbers, choices, places) -> Flow:
+def _solve_whole(start, mixture, schedule, conditions, numbers, choices, places) -> Flow:
     return _over_devices(start, mixture, schedule, conditions, numbers, *choices, places=places)
 
 
