@@ -60,7 +60,8 @@ def compare(found, expected, spec, tol):
         scale = 1 + np.abs(np.asarray(expected[name])).max()
         np.testing.assert_allclose(value, expected[name], atol=tol * scale, err_msg=name)
         axes = value.sharding.spec[0] if len(value.sharding.spec) else None
-        assert axes in (spec, (spec,) if spec else None), (name, value.sharding)
+        if value.sharding.mesh.shape.get("q", 1) > 1:  # along one device a spec says nothing
+            assert axes in (spec, (spec,) if spec else None), (name, value.sharding)
 
 
 def queries(n=48):
@@ -89,7 +90,7 @@ def check_all(law, given, count, kind, tol):
         over = mcs.jet.shard(one, mesh, "rows")
         assert len(over.blocks.rows) % 2 == 0
         compare(asked(over, q), expected, None, tol)
-        compare(asked(over, divided), expected, "q" if shape[0] > 1 else None, tol)
+        compare(asked(over, divided), expected, "q", tol)
 
 
 def test_two_devices_find_what_one_does(law, given):
