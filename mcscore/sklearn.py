@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import BaseEstimator, DensityMixin, MultiOutputMixin, RegressorMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mcscore._arrays import rounded_up
@@ -141,7 +141,7 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
         X, y = validate_data(
             self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True, ensure_min_samples=2
         )
-        y = np.asarray(y, X.dtype)
+        y = np.asarray(y, np.float64)
         names = getattr(self, "feature_names_in_", None)
         targets = y.reshape(len(y), -1)
         own = None if names is None else [f"target {j}" for j in range(targets.shape[1])]
@@ -155,9 +155,10 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return the mean of ``y`` given each row of ``X``, (b,) or (b, targets).
 
-        Exact in affine frames without bounds or tied values; else of 128 equally likely values.
+        Warns of rows far from those of ``fit``. Exact in affine frames without bounds or tied values; else of 128 equally likely values.
         """
         law, X = self._checked(X)
+        law.warn_of(law.conditions(X))
         if isinstance(law.frame, Identity | AffineFrame):
             mean = np.asarray(law.mean(law.conditions(X)), np.float64)
             found = np.asarray(law.frame.inverse(mean))
@@ -175,6 +176,7 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
             ValueError: If there are several targets, or a quantile is not between 0 and 1.
         """
         law, X = self._checked(X)
+        law.warn_of(law.conditions(X))
         levels = np.asarray(quantile, np.float64)
         if law.dimension > 1:
             raise ValueError(f"predict_quantile: expected one target, got {law.dimension}")
@@ -184,8 +186,13 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
         return found[:, 0] if levels.ndim == 0 else found
 
     def score_samples(self, X: Any, y: Any) -> np.ndarray:
-        """Return the log density of each target given its row of ``X``, in nats, (b,)."""
+        """Return the log density of each target given its row of ``X``, in nats, (b,).
+
+        Raises:
+            ValueError: If ``y`` has not a row for each of ``X``, or other targets than in ``fit``.
+        """
         law, X = self._checked(X)
+        check_consistent_length(X, y)
         targets = np.asarray(y, np.float64).reshape(len(X), -1)
         return np.asarray(law.log_prob(targets, condition=X), np.float64)
 

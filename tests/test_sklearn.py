@@ -141,6 +141,17 @@ def test_regression_names_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"quantile: expected numbers between 0 and 1, got 1\.5"):
         ScoreRegressor(0.5).fit(c, y).predict_quantile(c[:2], 1.5)
     assert model.sample_y(c[:3], 4).shape == (3, 2, 4)
+    with pytest.warns(UserWarning, match="condition: 1 of 1 lie where there is next to no data"):
+        model.predict([[50.0, 50.0]])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score_samples(c[:3], y[:4])
+
+
+def test_targets_keep_their_digits_beside_columns_of_single_precision():
+    c, y = humps(300)
+    far = ScoreRegressor(0.5).fit(c.astype(np.float32), 1e9 + y)
+    near = ScoreRegressor(0.5).fit(c, y)
+    np.testing.assert_allclose(far.predict(c[:20]) - 1e9, near.predict(c[:20]), atol=1e-3)
 
 
 def test_regression_knows_columns_and_the_ends_of_its_target():

@@ -81,20 +81,15 @@ def _evaluated(
         )
     c = mixture.conditions(condition, len(x_t))
     over, rest = mixture.evaluation.over, (mixture, schedule, reading)
-    return over_queries(_at_times, (x_t, t, c), rest, order, over=over)
-
-
-def _at_times(queries: tuple, rest: tuple, order: int) -> Jet:
-    (x_t, t, c), (mixture, schedule, reading) = queries, rest
-    return at_times(x_t, t, mixture, c, schedule, reading, order)
+    return over_queries(at_times, (x_t, t, c), rest, order, over=over)
 
 
 @partial(jax.jit, static_argnums=6)
 def at_times(
     x_t: Array,
     t: Array,
-    mixture: Law,
     conditions: Array | None,
+    mixture: Law,
     schedule: Schedule,
     reading: Reading,
     order: int,

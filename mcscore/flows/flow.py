@@ -79,7 +79,7 @@ def solve_flow(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
     conditions = mixture.conditions(condition, len(starts))
-    return _over_devices(starts, mixture, schedule, conditions, *options, to_data, saves)
+    return _over_devices(starts, conditions, mixture, schedule, *options, to_data, saves)
 
 
 def compiled_flow(
@@ -105,18 +105,18 @@ def compiled_flow(
     )
     choices = (*options, True, None)
     with without_context():
-        lowered = _solve_whole.lower(start, mixture, schedule, conditions, numbers, choices, places)
+        lowered = _solve_whole.lower(start, conditions, mixture, schedule, numbers, choices, places)
         program = lowered.compile()
-    return lambda start, mixture, conditions: program(start, mixture, schedule, conditions, numbers)
+    return lambda start, mixture, conditions: program(start, conditions, mixture, schedule, numbers)
 
 
 @partial(jax.jit, static_argnums=(5, 6))
-def _solve_whole(start, mixture, schedule, conditions, numbers, choices, places) -> Flow:
-    return _over_devices(start, mixture, schedule, conditions, numbers, *choices, places=places)
+def _solve_whole(start, conditions, mixture, schedule, numbers, choices, places) -> Flow:
+    return _over_devices(start, conditions, mixture, schedule, numbers, *choices, places=places)
 
 
 def _over_devices(
-    start, mixture, schedule, conditions, numbers, *options: Any, places: Places | None = None
+    start, conditions, mixture, schedule, numbers, *options: Any, places: Places | None = None
 ) -> Flow:
     """Return ``_solve``, each device solving its own starts; ``result``, ``steps`` are the first's."""
     row_axes: Any = (0 if options[-1] is None else 1, -1, -1)
@@ -124,16 +124,11 @@ def _over_devices(
     places = places_of((start, conditions), over) if places is None else places
     if places is not None and over is None and isinstance(places[0], AbstractMesh):
         # Under jit with a mesh in the context diffrax (0.7.2) refuses shard_map: right, but on all devices.
-        return _solve(start, mixture, schedule, conditions, numbers, *options)
+        return _solve(start, conditions, mixture, schedule, numbers, *options)
     return over_queries(
-        _solve_rows, (start, conditions), (mixture, schedule, numbers), *options,
+        _solve, (start, conditions), (mixture, schedule, numbers), *options,
         over=over, places=places, out_axes=out_axes,
     )  # fmt: skip
-
-
-def _solve_rows(queries: tuple, rest: tuple, *options: Any) -> Flow:
-    (start, conditions), (mixture, schedule, numbers) = queries, rest
-    return _solve(start, mixture, schedule, conditions, numbers, *options)
 
 
 def solved(
@@ -151,7 +146,7 @@ def solved(
     start, *options = _arguments(
         start, mixture, schedule, clock, solver, steps, stepsize_controller
     )
-    return _over_devices(start, mixture, schedule, conditions, *options, True, None)
+    return _over_devices(start, conditions, mixture, schedule, *options, True, None)
 
 
 def _arguments(start, mixture, schedule, clock, solver, steps, stepsize_controller) -> tuple:
@@ -182,7 +177,7 @@ def _is_tolerance(controller: Any) -> Any:
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
 def _solve(
-    start, mixture, schedule, conditions, numbers, clock, solver, steps, choices, to_data, saves
+    start, conditions, mixture, schedule, numbers, clock, solver, steps, choices, to_data, saves
 ) -> Flow:
     inner, times = clock(mixture, schedule, start.dtype)
     # From x_1 = m + v z, the law's own mean and deviation there, in the clock's own scale at either end.
@@ -217,7 +212,7 @@ def _solve(
         return inner.rates(t)[0] * own if conditional else 0.0
 
     def rate(t: Any, x: Array, law: Law) -> Array:
-        field = at_times(x + middle(t), t, law, conditions, inner, Velocity(), 0).field
+        field = at_times(x + middle(t), t, conditions, law, inner, Velocity(), 0).field
         return field - inner.rates(t)[2] * own if conditional else field
 
     solution = diffrax.diffeqsolve(

@@ -184,7 +184,7 @@ class Generator:
         for k in range(0, max(len(x), 1), DENSITY_CHUNK):
             part = slice(k, k + DENSITY_CHUNK)
             rows, c = (_filled(a, part, size) for a in (x, given))
-            found, m = _density((rows, c), (self,)), len(x[part])
+            found, m = _density(rows, c, self), len(x[part])
             parts.append(jax.tree.map(lambda a, m=m: a[:m], found))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -293,14 +293,12 @@ def _filled(rows: Array | None, part: slice, size: int) -> Array | None:
 
 
 @jax.jit
-def _generate(queries: tuple, rest: tuple) -> Array:
-    (z, c), (generator,) = queries, rest
+def _generate(z: Array, c: Array | None, generator: Generator) -> Array:
     return generator.frame.inverse(generator.coordinates(z, c))
 
 
 @jax.jit
-def _encode(queries: tuple, rest: tuple) -> Array:
-    (x, c), (generator,) = queries, rest
+def _encode(x: Array, c: Array | None, generator: Generator) -> Array:
     return _encoded(generator, generator.frame.forward(x), c)
 
 
@@ -312,8 +310,7 @@ def _encoded(generator: Generator, y: Array, c: Array | None) -> Array:
 
 
 @jax.jit
-def _density(queries: tuple, rest: tuple) -> Density:
-    (x, c), (generator,) = queries, rest
+def _density(x: Array, c: Array | None, generator: Generator) -> Density:
     y = generator.frame.forward(x)
     found = pull_back(partial(generator.coordinates, c=c), y, _encoded(generator, y, c))
     return found._replace(log_prob=found.log_prob + generator.frame.log_det(x))
@@ -339,8 +336,8 @@ def _sample_chunk(
     return over_queries(_restored, (z, c), (generator,), places=places)
 
 
-def _restored(queries: tuple, rest: tuple) -> Array:
-    return rest[0].frame.restore(_generate(queries, rest))
+def _restored(z: Array, c: Array | None, generator: Generator) -> Array:
+    return generator.frame.restore(_generate(z, c, generator))
 
 
 def load(path: str | os.PathLike) -> Any:

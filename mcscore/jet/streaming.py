@@ -18,6 +18,7 @@ from mcscore.jet import native
 from mcscore.jet.blocks import Blocks, Evaluation
 from mcscore.jet.dense import block_jet
 from mcscore.jet.readings import Jet, Reading, Score, merge, merge_over
+from mcscore.parallel import Over, is_bound
 
 
 def stream(
@@ -69,8 +70,6 @@ def _stream(
     order: int,
     evaluation: Evaluation,
 ) -> Jet:
-    if evaluation.over is not None:
-        return _over_devices(x_t, alpha, variance, blocks, reading, order, evaluation)
     if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
         expected = f"(queries, {blocks.rows.shape[-1]})"
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
@@ -78,6 +77,14 @@ def _stream(
         lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), (alpha, variance, reading)
     )
     operands, single = (x_t, *columns), x_t.dtype == jnp.float32
+    if evaluation.over is not None:
+        alone = replace(evaluation, over=None)
+
+        def own(operands: tuple, blocks: Blocks) -> Jet:
+            x_t, alpha, variance, reading = operands
+            return _stream(x_t, alpha, variance, blocks, reading, order, alone)
+
+        return _over_devices(own, evaluation.over, operands, blocks)
     careful = reading.careful and evaluation.careful and single
     tile = evaluation.tile(blocks.rows.shape[-2])
 
@@ -101,32 +108,20 @@ def _stream(
 
 
 def _over_devices(
-    x_t: Array,
-    alpha: ArrayLike,
-    variance: ArrayLike,
-    blocks: Blocks,
-    reading: Reading,
-    order: int,
-    evaluation: Evaluation,
+    jet_of: Callable[[tuple, Blocks], Jet], over: Over, operands: tuple, blocks: Blocks
 ) -> Jet:
     """Return the jet of blocks that are divided over devices: each streams its own, then they merge."""
-    assert evaluation.over is not None
-    mesh, axis = evaluation.over
-    alone = replace(evaluation, over=None)
+    mesh, axis = over
 
-    def own(operands: tuple, blocks: Blocks) -> Jet:
-        x_t, alpha, variance, reading = operands
-        jet = _stream(x_t, alpha, variance, blocks, reading, order, alone)
-        return merge_over(jet, axis)
+    def merged(operands: tuple, blocks: Blocks) -> Jet:
+        return merge_over(jet_of(operands, blocks), axis)
 
-    operands = (x_t, alpha, variance, reading)
-    if axis in jax.sharding.get_abstract_mesh().manual_axes:  # in a shard_map of the queries
-        return own(operands, blocks)
-    specs = (PartitionSpec(), PartitionSpec(axis))
-    mapped = jax.shard_map(
-        own, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
-    )
-    return mapped(operands, blocks)
+    if is_bound(axis):  # in a shard_map of the queries
+        return merged(operands, blocks)
+    everywhere, divided = PartitionSpec(), PartitionSpec(axis)
+    return jax.shard_map(
+        merged, mesh=mesh, in_specs=(everywhere, divided), out_specs=everywhere, check_vma=False
+    )(operands, blocks)
 
 
 def _target(evaluation: Evaluation) -> str | None:

@@ -162,12 +162,11 @@ class ConditionalMixture:
         self.warn_of(self.conditions(condition, len(x)))
         c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
         over = self.evaluation.over
-        if n and (places := places_of((x, c), over)) is not None and not self.joint.is_coarse:
+        places = None if self.joint.is_coarse else places_of((x, c), over)
+        if self._is_traced(x, c) or (n and places is not None):
             x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
-            return over_queries(_rows, (x, c), (self,), over=over, places=places)
-        if self._is_traced(x, c):
-            x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
-            return _log_prob(self, x, jnp.broadcast_to(c, (n, c.shape[1])))[0]
+            c = jnp.broadcast_to(c, (n, c.shape[1]))
+            return over_queries(_log_prob, (x, c), (self,), over=over, places=places)[0]
         if n == 0:
             return jnp.zeros(0, self.dtype)
         x, c = (_filled(np.asarray(a, np.float64), n) for a in (x, c))
@@ -175,7 +174,7 @@ class ConditionalMixture:
             places = on_device((self.frame.places(x), self.prior.frame.places(c)), self.dtype)
             log_p, evidence = _log_density(self, *places)
         else:
-            log_p, evidence = _log_prob(self, *on_device((x, c), self.dtype))
+            log_p, evidence = _log_prob(*on_device((x, c), self.dtype), self)
         lost = np.flatnonzero(np.asarray(evidence)[:n] < FAR)  # differences of numbers too large
         for i in lost:
             log_p = log_p.at[i].set(self.at(c[i]).log_prob(x[i])[0])
@@ -312,7 +311,7 @@ def _means(blocks: Blocks, c: Array, evaluation: Evaluation) -> Array:
 
 
 @jax.jit
-def _log_prob(law: ConditionalMixture, x: Array, c: Array) -> tuple[Array, Array]:
+def _log_prob(x: Array, c: Array, law: ConditionalMixture) -> tuple[Array, Array]:
     return _log_density(law, law.frame.places(x), law.prior.frame.places(c))
 
 
@@ -325,11 +324,6 @@ def _log_density(law: ConditionalMixture, x: Places, c: Places) -> tuple[Array, 
     joint = _at(law, law.blocks, pairs) + jnp.repeat(gain, q, 0) + jnp.tile(c_gain, (p, 1))
     evidence = mean_of_places(_at(law, law.prior.blocks, z) + c_gain)
     return mean_of_places(joint) - evidence, evidence
-
-
-def _rows(queries: tuple, rest: tuple) -> Array:
-    (x, c), (law,) = queries, rest
-    return _log_prob(law, x, jnp.broadcast_to(c, (len(x), c.shape[1])))[0]
 
 
 def _at(law: ConditionalMixture, blocks: Blocks, places: Array) -> Array:

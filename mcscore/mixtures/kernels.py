@@ -229,7 +229,7 @@ class Local(Kernel):
     def __repr__(self) -> str:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         for option in ("condition_h", "by_condition"):
-            if not named[option]:
+            if named[option] is None or named[option] is False:
                 del named[option]
         return f"Local({', '.join(f'{name}={value!r}' for name, value in named.items())})"
 

@@ -29,7 +29,7 @@ from mcscore.jet import Blocks, Evaluation, conditioning, log_density
 from mcscore.jet.sampling import draw, pick_rows
 from mcscore.mixtures.layout import mean_of, moments
 from mcscore.mixtures.report import Report
-from mcscore.parallel import over_queries, places_of
+from mcscore.parallel import over_queries, places_of, total
 
 BLOCK_ROWS = 1024
 
@@ -300,7 +300,7 @@ class Mixture:
 
     def mean(self, conditions: Any = None) -> Float[Array, "1 d"]:
         """Return the law's mean, in the coordinates of ``blocks``."""
-        return mean_of(self.blocks, jnp)[None]
+        return total(mean_of(self.blocks, jnp), self.evaluation.over)[None]
 
     def log_evidence(self, conditions: Any) -> float:
         """Return the log density of conditions, of which there are none."""
@@ -349,7 +349,7 @@ class Mixture:
         x = jnp.asarray(points(x, self.dimension, self.columns), self.dtype)
         over = self.evaluation.over
         if (places := places_of(x, over)) is not None:
-            return over_queries(_rows, (x,), (self,), function, over=over, places=places)
+            return over_queries(function, (x,), (self,), over=over, places=places)
         more = 0 if self._is_traced(x) else rounded_up(len(x)) - len(x)
         return function(jnp.pad(x, ((0, more), (0, 0))), self)[: len(x)]
 
@@ -425,10 +425,6 @@ def shared(blocks: Blocks, y: Array, log_p: Array, evaluation: Evaluation) -> Ar
         blocks, log_weights=2 * blocks.log_weights - log_volume, variances=blocks.variances / 2
     )
     return jnp.exp(2 * log_p - log_density(y, 1.0, 0.0, squared, evaluation=evaluation))
-
-
-def _rows(queries: tuple, rest: tuple, function: Callable[[Array, Mixture], Array]) -> Array:
-    return function(*queries, *rest)
 
 
 @partial(jax.jit, static_argnums=2)

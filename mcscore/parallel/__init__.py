@@ -3,10 +3,21 @@
 from mcscore.parallel.queries import (
     Over,
     Places,
+    is_bound,
     joined_rows,
     over_queries,
     places_of,
+    total,
     without_context,
 )
 
-__all__ = ["Over", "Places", "joined_rows", "over_queries", "places_of", "without_context"]
+__all__ = [
+    "Over",
+    "Places",
+    "is_bound",
+    "joined_rows",
+    "over_queries",
+    "places_of",
+    "total",
+    "without_context",
+]

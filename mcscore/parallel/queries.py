@@ -60,6 +60,16 @@ def places_of(queries: Any, over: Over | None = None, mesh: Mesh | None = None) 
     return found, axes
 
 
+def is_bound(axis: str) -> bool:
+    """Return whether the program is one of a device along a mesh's axis, as within ``shard_map``."""
+    return axis in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def total(part: Array, over: Over | None) -> Array:
+    """Return the sum of what devices along the law's axis have; outside of ``shard_map`` it is whole."""
+    return part if over is None or not is_bound(over[1]) else jax.lax.psum(part, over[1])
+
+
 def _context() -> Any:
     """Return the mesh that ``jax.set_mesh`` has set, if any; under ``jit`` it knows no devices."""
     context = jax.sharding.get_abstract_mesh()
@@ -89,7 +99,7 @@ def over_queries(
     places: Places | None = None,
     out_axes: Any = 0,
 ) -> Any:
-    """Return ``function(queries, rest, *static)``, its rows computed where those of the queries are.
+    """Return ``function(*queries, *rest, *static)``, its rows computed where those of the queries are.
 
     Rows that the devices do not divide are padded by copies of the first, and cut.
 
@@ -104,7 +114,7 @@ def over_queries(
     """
     places = places_of(queries, over) if places is None else places
     if places is None or len(queries[0]) == 0:
-        return function(queries, rest, *static)
+        return function(*queries, *rest, *static)
     (mesh, axes), n = places, len(queries[0])
     more = -n % prod(mesh.shape[a] for a in axes)
     if more:
@@ -179,6 +189,6 @@ def _mapped(function, places, over, is_row, out_axes, static, queries, rest) -> 
         lambda at: everywhere if at < 0 else PartitionSpec(*[None] * at, along), out_axes
     )
     return jax.shard_map(
-        lambda queries, rest: function(queries, rest, *static),
+        lambda queries, rest: function(*queries, *rest, *static),
         mesh=mesh, in_specs=(specs, own), out_specs=outs, check_vma=False,
     )(queries, rest)  # fmt: skip

@@ -134,6 +134,15 @@ def test_nothing_waits_for_another_device(law):
     assert sizes[0] == sizes[1] and 1 <= len(sizes[0]) <= 3, sizes
 
 
+def test_a_flow_starts_from_the_mean_of_all_rows():
+    """Also where the schedule leaves much of the mean at t = 1."""
+    mesh, q = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,)), queries(8)
+    far = mcs.mixture(X + np.array([0, 0, 300]), kernel=mcs.Local(0.4, clusters=5), block_rows=32)
+    over = mcs.jet.shard(far, mesh)
+    found, expected = (mcs.transport(q, one, mcs.Linear()) for one in (over, far))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def test_gradients_go_through_rows_of_several_devices(law):
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
     over, q = mcs.jet.shard(law, mesh), queries(8)
