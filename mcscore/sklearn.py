@@ -155,7 +155,8 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return the mean of ``y`` given each row of ``X``, (b,) or (b, targets).
 
-        Warns of rows far from those of ``fit``. Exact in affine frames without bounds or tied values; else of 128 equally likely values.
+        Exact in affine frames without bounds or tied values; else of 128 equally likely values. Warns of
+        rows far from those of ``fit``.
         """
         law, X = self._checked(X)
         law.warn_of(law.conditions(X))

@@ -105,9 +105,7 @@ def _drawn(key: Array, law: Mixture, table: np.ndarray, lost: np.ndarray) -> np.
     places, gain = on_device((places, gain), law.dtype)
     place_key, key = jax.random.split(key)
     y = np.asarray(_drawn_at(place_key, key, part, places, gain)[:n], np.float64)
-    return part.frame.restore(
-        part.frame.inverse(y)
-    )  # on the host: nothing is compiled for the frame
+    return part.frame.restore(part.frame.inverse(y))  # on the host: nothing is compiled
 
 
 @jax.jit

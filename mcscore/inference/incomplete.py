@@ -95,9 +95,8 @@ def mixture_of_incomplete(
     told = {**(options.get("bounds") or {}), **(options.get("periodic") or {})}
     inside = column_numbers(list(told), table.shape[1], names) if told else []
     table = table.copy()
-    table[lost] = _as_gaussian(source, table.astype(np.float64), lost, share / share.sum(), inside)[
-        lost
-    ]
+    start = _as_gaussian(source, table.astype(np.float64), lost, share / share.sum(), inside)
+    table[lost] = start[lost]
     with warnings.catch_warnings():  # those of the last round are enough
         warnings.simplefilter("ignore")
         law = learned(0)
@@ -128,10 +127,9 @@ def _as_gaussian(
     part = source.permutation(len(x))[:ROWS]
     mean, covariance = _em(y[part], lost[part], share[part] / share[part].sum())
     filled = y.copy()
-    for index, gone, slope, rest in _regressions(lost, covariance):
+    for index, gone, told, rest in _regressions(y, lost, mean, covariance):
         values, vectors = np.linalg.eigh(rest)
-        noise = source.standard_normal((len(index), len(rest))) * np.sqrt(np.maximum(values, 0))
-        told = mean[gone] + (y[np.ix_(index, ~gone)] - mean[~gone]) @ slope
+        noise = source.standard_normal(told.shape) * np.sqrt(np.maximum(values, 0))
         filled[np.ix_(index, gone)] = told + noise @ vectors.T
     filled = filled * scale + center
     for j, (column, gone) in enumerate(zip(filled.T, lost.T, strict=True)):
@@ -150,8 +148,7 @@ def _em(y: np.ndarray, lost: np.ndarray, share: np.ndarray) -> tuple[np.ndarray,
     mean, covariance = np.zeros(d), np.eye(d)
     for _ in range(STEPS):
         filled, extra = y.copy(), np.zeros((d, d))
-        for index, gone, slope, rest in _regressions(lost, covariance):
-            told = mean[gone] + (y[np.ix_(index, ~gone)] - mean[~gone]) @ slope
+        for index, gone, told, rest in _regressions(y, lost, mean, covariance):
             filled[np.ix_(index, gone)] = told
             extra[np.ix_(gone, gone)] += share[index].sum() * rest
         before, mean = covariance, share @ filled
@@ -161,8 +158,11 @@ def _em(y: np.ndarray, lost: np.ndarray, share: np.ndarray) -> tuple[np.ndarray,
     return mean, covariance
 
 
-def _regressions(lost: np.ndarray, covariance: np.ndarray) -> Any:
-    """Yield of each pattern of holes rows, which columns are lost, slopes (known, lost), covariance left."""
+def _regressions(y: np.ndarray, lost: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> Any:
+    """Yield of each pattern of holes its rows, which columns are lost, their means and covariance then.
+
+    Those of a Gaussian given what each row knows.
+    """
     patterns, of_row = np.unique(lost, axis=0, return_inverse=True)
     order = np.argsort(of_row.reshape(-1), kind="stable")
     ends = np.cumsum(np.bincount(of_row.reshape(-1)))
@@ -172,4 +172,4 @@ def _regressions(lost: np.ndarray, covariance: np.ndarray) -> Any:
             own = own + 1e-6 * np.eye(len(own))  # columns may depend on each other
             slope = np.linalg.solve(own, covariance[np.ix_(~gone, gone)])
             rest = covariance[np.ix_(gone, gone)] - covariance[np.ix_(gone, ~gone)] @ slope
-            yield index, gone, slope, rest
+            yield index, gone, mean[gone] + (y[np.ix_(index, ~gone)] - mean[~gone]) @ slope, rest
