@@ -186,7 +186,7 @@ class ScoreRegressor(MultiOutputMixin, RegressorMixin, _LawEstimator):
         found = self._at(X, ndtri(levels).reshape(-1, 1))[..., 0]
         return found[:, 0] if levels.ndim == 0 else found
 
-    def score_samples(self, X: Any, y: Any) -> np.ndarray:
+    def log_prob(self, X: Any, y: Any) -> np.ndarray:
         """Return the log density of each target given its row of ``X``, in nats, (b,).
 
         Raises:

@@ -161,9 +161,9 @@ class ConditionalMixture:
         x = points(x, self.dimension, self.columns)
         self.warn_of(self.conditions(condition, len(x)))
         c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
-        over = self.evaluation.over
-        places = None if self.joint.is_coarse else places_of((x, c), over)
-        if self._is_traced(x, c) or (n and places is not None):
+        over, traced = self.evaluation.over, self._is_traced(x, c)
+        places = None if not traced and self.joint.is_coarse else places_of((x, c), over)
+        if traced or (n and places is not None):
             x, c = (jnp.asarray(a, self.dtype) for a in (x, c))
             c = jnp.broadcast_to(c, (n, c.shape[1]))
             return over_queries(_log_prob, (x, c), (self,), over=over, places=places)[0]

@@ -124,7 +124,7 @@ def test_nothing_waits_for_another_device(law):
     q = queries()
     places = places_of((), mesh=mesh)
     options = (mcs.CanonicalClock(), flow.diffrax.Bosh3(), 5, None, True, None)
-    program = flow._solve_whole.lower(q, law, SCHEDULE, None, None, options, places).compile()
+    program = flow._solve_whole.lower(q, None, law, SCHEDULE, None, options, places).compile()
     assert not re.findall(MESSAGE, program.as_text())
     sizes = []
     for rows in (100, 500):
