@@ -26,10 +26,10 @@ lint: setup
 test: lint  ## everything, in float64 and once more in float32 as users run it, with the native kernel and without
 	$(BIN)/pytest -n 2 --dist worksteal
 	MCSCORE_X64=0 $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests
-	MCSCORE_X64=0 MCSCORE_KERNEL=xla $(BIN)/pytest -n 2 -m "not slow" tests/jet tests/flows/test_fields.py tests/mixtures
+	MCSCORE_X64=0 MCSCORE_KERNEL=xla $(BIN)/pytest -n 2 -m "not slow and not once" tests/jet tests/flows/test_fields.py tests/mixtures/test_mixture.py
 
 test-fast: setup
-	$(BIN)/pytest -n 2 -m "not slow" tests/storage tests/test_schedules.py tests/flows tests/mixtures/test_mixture.py tests/test_structure.py
+	$(BIN)/pytest -n 2 -m "not slow and not once" tests/storage tests/test_schedules.py tests/flows tests/mixtures/test_mixture.py tests/test_structure.py
 
 test-oldest:  ## the oldest versions that pyproject.toml admits, in float32
 	$(PYTHON) -m venv .venv-oldest

@@ -206,6 +206,10 @@ def fit(
     periodic: Annotated[
         list[str] | None, typer.Option(help="a column's period, by name or number: phi=360")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="folder of finished parts: the same command goes on where it stopped"),
+    ] = None,
     seed: Seed = 0,
     array: Member = None,
     header: Header = None,
@@ -217,7 +221,8 @@ def fit(
         periodic=_by_column("--periodic", periodic or [], float),
     )
     table = _read(data, array, header)
-    how: dict[str, Any] = dict(epochs=epochs, refine=refine, progress=sys.stderr.isatty())
+    how: dict[str, Any] = dict(epochs=epochs, refine=refine, checkpoint=resume)
+    how["progress"] = sys.stderr.isatty()
     if condition is not None:
         table, columns = _given_behind(table, _columns(condition), columns)
     made = fit_stages(jax.random.key(seed), table, pairs=pairs, **columns, **how)

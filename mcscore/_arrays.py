@@ -34,6 +34,15 @@ CHUNK = 20_000  # rows: their temporaries stay in the cache
 STREAM = 0x6D637363  # keeps the library's random numbers apart from a user's ``default_rng(0)``
 
 
+def on_host(a: Any) -> np.ndarray:
+    """Return an array's values in NumPy, those of other processes' devices too."""
+    if isinstance(a, jax.Array) and not (a.is_fully_addressable or a.is_fully_replicated):
+        from jax.experimental.multihost_utils import process_allgather  # seldom needed
+
+        return np.asarray(process_allgather(a, tiled=True))
+    return np.asarray(a)
+
+
 def library_of(x: Any) -> Any:
     """Return the array library of ``x``: NumPy, for which nothing is compiled, or ``jax.numpy``."""
     return np if isinstance(x, np.ndarray) else jnp

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mcscore._arrays import on_host
+
 CATEGORIES = "unordered categories are not modelled: fit one law per category"
 DATES = "expected numbers, got dates{}; subtract a start and divide by a unit of time"
 
@@ -38,7 +40,7 @@ def numbers(x: Any, name: str = "x", columns: Sequence[str] | None = None) -> np
         if str(dtype).lower() in ("category", "categorical"):
             raise ValueError(f"{name}: expected numbers, got categories{label(j)}; {CATEGORIES}")
     try:
-        array = np.asarray(x)
+        array = on_host(x)
         dates = array.dtype.kind in "mM"
         if not dates and (array.dtype.kind not in "fiubc" or array.dtype == np.longdouble):
             array = array.astype(np.float64)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from mcscore._arrays import shapes
@@ -28,7 +32,9 @@ from mcscore.mixtures.building import check_law, joined, mixture
 from mcscore.mixtures.kernels import Kernel
 from mcscore.mixtures.selection import Auto
 from mcscore.mixtures.value import Mixture
+from mcscore.parallel import mesh_of, without_context
 from mcscore.schedules import Cosine, Schedule, check_schedule
+from mcscore.storage import Checkpoint
 
 LABEL_STEPS = 5
 INTEGRATION = {"steps", "tolerance", "solver", "stepsize_controller", "clock"}
@@ -76,7 +82,9 @@ def fit_stages(
     validation: float = 0.1,
     patience: int | None = None,
     ema: float = 0.998,
+    checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> Fit:
     """Return the generator with the law, the labels and the history behind it.
 
@@ -105,14 +113,19 @@ def fit_stages(
         validation: Share of the pairs held out.
         patience: Epochs without a better validation loss before stopping.
         ema: Decay per step of the averaged weights.
+        checkpoint: Folder in which labels, training and refining are kept as they come, to go on after an
+            interruption: to the bit, on the same kind of device. The law is found again, from the key.
         progress: Show progress bars.
+        mesh: Of devices that divide labels and training; by default the context's, if any.
 
     Raises:
         ValueError: Before any work, naming the column: NaN, inf, constant or duplicate columns, fewer
             rows than columns, wrong rank, empty input, integers beyond 2^53; naming the option: out of
-            range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density.
+            range or unknown, or ``refine`` asked for with ``Dirac()``, whose law has no density; if
+            ``checkpoint`` belongs to another run, naming what differs.
     """
-    law_key, pair_key, train_key, refine_key, check_key = jax.random.split(as_key(key), 5)
+    key = as_key(key)
+    law_key, pair_key, train_key, refine_key, check_key = jax.random.split(key, 5)
     table = joined(x, condition, weights)
     table.require_spread()
     at_least(2, pairs=pairs)
@@ -132,34 +145,41 @@ def fit_stages(
     training |= dict(validation=validation, patience=patience, ema=ema, encoder=encoder)
     Training(**training).held(pairs)  # checks them
 
-    stages = _Stages()
     rows: dict[str, Any] = dict(groups=groups, bounds=bounds, periodic=periodic)
-    law = stages.run(
-        "mixture",
-        lambda: mixture(table, kernel=kernel, frame=frame, key=law_key, **rows),
-    )
-    made = stages.run(
-        "labels",
-        lambda: generate_pairs(pair_key, law, schedule, pairs, progress=progress, **how),
-    )
-    generator, history = stages.run(
-        "training",
-        lambda: train(train_key, made, progress=progress, **training),
-    )
-    dense = encoder and float(law.width) > 0
-    if refine is None:
-        refine = 1500 if dense and law.dimension <= 12 else 0
-    refined, agrees = None, None
-    if refine:
-        generator, refined = stages.run(
-            "refining",
-            lambda: refine_density(
-                refine_key, generator, law, made, steps=refine, progress=progress
-            ),
-        )
-        agrees = refined.after if refined.kept else refined.before
-    elif dense:
-        agrees = stages.run("density", lambda: agreement(check_key, generator, law))
+    folders: dict[str, Any] = dict.fromkeys(("labels", "training", "refining"))
+    if checkpoint is not None:
+        settings = dict(key=key, kernel=kernel, frame=frame, schedule=schedule, pairs=pairs)
+        settings |= dict(x=table.values, weights=table.weights, columns=table.columns) | rows
+        settings |= {name: value for name, value in training.items() if name != "optimizer"}
+        settings |= dict(condition=table.given, labelling=how, refine=refine)
+        settings["groups"] = None if groups is None else np.asarray(groups).astype(str)
+        Checkpoint(checkpoint, settings)
+        folders = {name: Path(checkpoint) / name for name in folders}
+
+    mesh, seconds = mesh_of(mesh), dict[str, float]()
+    with without_context():  # the rest stays on one device
+        with _timed("mixture", seconds):
+            law = mixture(table, kernel=kernel, frame=frame, key=law_key, **rows)
+        how = dict(checkpoint=folders["labels"], mesh=mesh, progress=progress) | how
+        with _timed("labels", seconds):
+            made = generate_pairs(pair_key, law, schedule, pairs, **how)
+        how = dict(checkpoint=folders["training"], mesh=mesh, progress=progress)
+        with _timed("training", seconds):
+            generator, history = train(train_key, made, **how, **training)
+        dense = encoder and float(law.width) > 0
+        if refine is None:
+            refine = 1500 if dense and law.dimension <= 12 else 0
+        refined, agrees = None, None
+        how = dict(checkpoint=folders["refining"], progress=progress)
+        if refine:
+            with _timed("refining", seconds):
+                generator, refined = refine_density(
+                    refine_key, generator, law, made, steps=refine, **how
+                )
+            agrees = refined.after if refined.kept else refined.before
+        elif dense:
+            with _timed("density", seconds):
+                agrees = agreement(check_key, generator, law)
     about = dict(
         kernel=repr(kernel) if law.report is None else law.report.kernel,
         frame=law.report and law.report.frame,
@@ -173,20 +193,14 @@ def fit_stages(
         density=agrees and agrees._asdict(),
     )
     generator = replace(generator, about=about, law=law)
-    return Fit(generator, law, made, history, schedule, stages.seconds, agrees, refined)
+    return Fit(generator, law, made, history, schedule, seconds, agrees, refined)
 
 
-class _Stages:
-    """The seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def run(self, stage: str, work: Callable[[], R]) -> R:
-        start = time.perf_counter()
-        done = work()
-        self.seconds[stage] = time.perf_counter() - start
-        return done
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
 
 
 def _labelling(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,12 @@ if os.environ.get("MCSCORE_KERNEL") == "xla":
     native.targets = tuple
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the slow ones: at the end one worker would wait for the other."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out what runs once, as users run it; begin with the slow ones, so that no worker waits."""
+    if X64:
+        left = [item for item in items if item.get_closest_marker("once")]
+        items[:] = [item for item in items if item not in set(left)]
+        config.hook.pytest_deselected(items=left)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

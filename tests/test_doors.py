@@ -79,6 +79,7 @@ def test_any_numbers(dtype):
     assert np.isfinite(mcs.score(plain[0], 0.5, law, S)).all()
 
 
+@pytest.mark.once
 @as_users
 def test_numpy_s_integers(tmp_path):
     assert LAW.sample(KEY, np.int64(5)).shape == (5, 3)
@@ -167,6 +168,7 @@ def test_a_bad_row_is_its_own_only(options, bad):
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, 0)).all()
 
 
+@pytest.mark.once
 @pytest.mark.skipif(X64, reason="double precision is on")
 def test_double_precision_as_a_context():
     """Worker threads take it from the caller; outside, what was made inside says what it needs."""

@@ -145,6 +145,7 @@ def test_module_and_help():
     assert jax.devices()
 
 
+@pytest.mark.once
 def test_ends_periods_and_headers(tmp_path, capsys):
     r = np.random.default_rng(3)
     rows = np.stack([r.random(300), r.uniform(0, 360, 300)], 1)
@@ -168,6 +169,7 @@ def test_ends_periods_and_headers(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_a_model_is_kept_where_its_place_fails(tmp_path, capsys, monkeypatch):
     """A full disk at the end of a fit: the model goes elsewhere, and the message says where."""
     np.save(tmp_path / "x.npy", GOOD)
@@ -206,6 +208,7 @@ def test_names_with_commas_come_back(tmp_path):
     assert list(pd.read_csv(tmp_path / "x.csv").columns) == names
 
 
+@pytest.mark.once
 def test_conditions_from_the_shell(tmp_path, capsys):
     """Names, numbers and files; options by number mean the columns of the file, wherever these go."""
     r = np.random.default_rng(5)

@@ -19,6 +19,7 @@ QUICK = dict(
 GOOD = np.random.default_rng(0).standard_normal((50, 3))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("view", [np.asarray, pd.DataFrame, np.float32, lambda x: x.tolist()])
 def test_anything_numpy_can_view(view, key):
     made = mcs.fit_stages(key, view(GOOD * [1, 10, 100] + 5), **QUICK)
@@ -29,6 +30,7 @@ def test_anything_numpy_can_view(view, key):
     assert made.generator.about["rows"] == 50
 
 
+@pytest.mark.once
 def test_a_prompt_shows_shapes_and_reports_not_numbers(key):
     made = mcs.fit_stages(key, GOOD, **(QUICK | {"frame": mcs.Gaussianize()}))
     law, pairs = made.mixture, made.pairs
@@ -56,6 +58,7 @@ def test_labels_take_few_steps_unless_asked_otherwise(key, monkeypatch):
     assert asked == [5, 5, 9, 1e-3]
 
 
+@pytest.mark.once
 def test_fit_refines_where_a_density_is_wanted(key):
     quick = QUICK | {"refine": 100}
     made = mcs.fit_stages(key, GOOD, **quick)
@@ -144,6 +147,7 @@ def test_seeds_and_batches_of_keys_are_named(key):
             call(jax.random.split(key))
 
 
+@pytest.mark.once
 def test_no_key_is_used_twice(key, monkeypatch):
     """Every key that is drawn from or divided in ``fit``, on the host, is another one."""
     used = []

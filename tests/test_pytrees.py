@@ -23,6 +23,7 @@ def numbered(i):
     return Number()
 
 
+@pytest.mark.once
 def test_classes_without_fields_do_not_share_programs():
     """Those that JAX registers compare equal, and one call in six then runs the program of another."""
     values = [numbered(i) for i in range(200)]

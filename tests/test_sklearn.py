@@ -101,6 +101,7 @@ def humps(n, seed=0):
     return c, r.choice([-1, 1], n) * c[:, 0] + 0.2 * r.normal(size=n)
 
 
+@pytest.mark.once
 def test_regression_of_a_gaussian_is_linear():
     r = np.random.default_rng(0)
     c = r.normal(size=(4000, 2))
@@ -117,6 +118,7 @@ def test_regression_of_a_gaussian_is_linear():
     np.testing.assert_allclose(one.log_prob(c[:50], y[:50, 0]), expected, atol=0.05)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("frame", ["affine", "gaussianize"])
 def test_quantiles_and_draws_of_two_humps(frame):
     c, y = humps(6000)

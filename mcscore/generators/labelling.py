@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
+from mcscore._arrays import on_host
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.flows.clocks import CanonicalClock, Clock, TimeClock
 from mcscore.flows.fields import Law
@@ -31,7 +32,7 @@ from mcscore.generators.pairs import Pairs, PairsReport
 from mcscore.mixtures.value import Mixture
 from mcscore.parallel import places_of
 from mcscore.schedules import Schedule, check_schedule
-from mcscore.storage import Checkpoint, fingerprint
+from mcscore.storage import Checkpoint
 
 MISMATCH = 0.1  # deviations: beyond, and beyond chance, it is worth a warning
 STEPS = (5, 7, 9, 12, 16, 22, 30, 42, 60, 84, 120)  # tried for ``tolerance``
@@ -186,14 +187,11 @@ def generate_pairs(
 
     store = None
     if checkpoint is not None:
-        law: tuple = (
-            mixture.blocks,
-            mixture.width,
-            mixture.variance,
-            mixture.frame,
-            replace(mixture.evaluation, over=None),
-        )
-        store = Checkpoint(checkpoint, fingerprint(key, law, schedule, how, proposal))
+        parts = (mixture.blocks, mixture.width, mixture.variance, mixture.frame)
+        settings = {field.name: getattr(how, field.name) for field in fields(how)}
+        settings |= dict(schedule=schedule, conditions=proposal, key=key)
+        settings["law"] = (*parts, replace(mixture.evaluation, over=None))
+        store = Checkpoint(checkpoint, settings)
 
     sample = min(how.error_sample, how.chunk_size)
     deviation, tight = float(np.sqrt(mixture.variance)), np.zeros((0, mixture.dimension))
@@ -226,7 +224,7 @@ def generate_pairs(
         def make() -> _Chunk:
             flow = solve(z, law, c)
             given = None if c is None else np.asarray(c)
-            chunk = _Chunk(np.asarray(z), given, np.asarray(flow.points), int(flow.steps))
+            chunk = _Chunk(np.asarray(z), given, on_host(flow.points), int(flow.steps))
             if store:
                 arrays = {"z": chunk.z, "c": given, "x": chunk.x}
                 store.write(part, {name: a for name, a in arrays.items() if a is not None})
@@ -284,8 +282,9 @@ def _made(
     job: Callable[[int], Callable[[], _Chunk]], count: int, progress: bool, devices: bool
 ) -> list[_Chunk]:
     """Return all chunks, on one CPU device several at once: XLA's element-wise code keeps one core busy."""
-    alone = devices or jax.default_backend() != "cpu"
-    side_by_side = 1 if alone else min(os.cpu_count() or 1, 8)
+    if devices:  # of several processes, too, which send and receive in one order
+        return [job(k)() for k in trange(count, desc="labels", disable=not progress, leave=False)]
+    side_by_side = 1 if jax.default_backend() != "cpu" else min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(side_by_side) as pool:
         try:
             made = pool.map(lambda make: make(), map(job, range(count)))

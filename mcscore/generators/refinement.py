@@ -11,10 +11,11 @@ lowers a Huber loss of ``r``, with the squares on the pairs beside it, so that n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from mcscore.generators.training import recalibrated
 from mcscore.jet import stream
 from mcscore.jet.sampling import draw
 from mcscore.metrics import effective_sample_size
+from mcscore.storage import Checkpoint
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
@@ -67,6 +69,14 @@ class Refinement(NamedTuple):
     before: Agreement
     after: Agreement
     kept: bool
+
+
+class _Progress(NamedTuple):
+    """Where a refinement stands: rounds done, the descent's state, and its averaged weights."""
+
+    round: Any
+    state: Any
+    averaged: Any
 
 
 def agreement(key: Array, generator: Generator, law: Law, points: int = 1000) -> Agreement:
@@ -109,6 +119,7 @@ def refine(
     steps: int = 2000,
     batch_size: int = 128,
     optimizer: optax.GradientTransformation | None = None,
+    checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> tuple[Generator, Refinement]:
     """Return the generator with its density brought closer to the law's, if that succeeds.
@@ -125,10 +136,12 @@ def refine(
         steps: Of the optimizer, rounded up to hundreds.
         batch_size: Fresh noise, and pairs, per step.
         optimizer: Any of optax; by default ``train``'s with a peak that grows with ``steps``, up to 5e-3.
+        checkpoint: Folder in which every hundredth step is kept, to resume from: to the bit.
         progress: Show a bar.
 
     Raises:
-        ValueError: If the law has no density (``Dirac()``), or an argument is out of range.
+        ValueError: If the law has no density (``Dirac()``), an argument is out of range, or ``checkpoint``
+            holds another run.
 
     >>> import mcscore as mcs
     >>> law = mcs.mixture(jax.random.normal(key := jax.random.key(0), (50, 2)), kernel=mcs.Isotropic(0.5))
@@ -145,20 +158,31 @@ def refine(
             f"mixture: expected {generator.dimension} columns as the generator, got {mixture.dimension}"
         )
     point_key, before_key, after_key, step_key = jax.random.split(as_key(key), 4)
-    points = _points(point_key, mixture, 2000)
-    before = _agreement_at(before_key, generator, mixture, *points)
-
     rounds = -(-steps // TOGETHER)
     total = rounds * TOGETHER
     optimizer = optimizer or default_optimizer(total, min(PEAK, GAIN * total))
-    state, averaged = begin(generator.params, optimizer, DECAY), generator.params
     batch = min(batch_size, len(pairs.z))
-    for k in trange(rounds, desc="refining", disable=not progress, leave=False):
-        state, averaged = _steps(
-            state, jax.random.fold_in(step_key, k), (pairs.z, pairs.c, pairs.x), mixture,
-            replace(generator, params=None, encoder=None), optimizer, batch,
-        )  # fmt: skip
-    refined = recalibrated(replace(generator, params=averaged), pairs)
+    at = _Progress(0, begin(generator.params, optimizer, DECAY), generator.params)
+    base, arrays = replace(generator, params=None, encoder=None), (pairs.z, pairs.c, pairs.x)
+    store = None
+    if checkpoint is not None:
+        text = _steps.lower(at.state, step_key, arrays, mixture, base, optimizer, batch).as_text()
+        settings: dict[str, Any] = dict(key=key, steps=steps, batch_size=batch, pairs=arrays)
+        settings |= {"law": jax.tree.leaves(mixture), "generator": jax.tree.leaves(generator)}
+        store = Checkpoint(checkpoint, settings | {"optimizer or network": text})
+        kept = store.read_tree("refining", at)
+        at = at if kept is None else _Progress(*jax.tree.map(jnp.asarray, kept))
+    points = _points(point_key, mixture, 2000)
+    before = _agreement_at(before_key, generator, mixture, *points)
+    bar = trange(int(at.round), rounds, desc="refining", disable=not progress, leave=False)
+    for k in bar:
+        step = _steps(
+            at.state, jax.random.fold_in(step_key, k), arrays, mixture, base, optimizer, batch
+        )
+        at = _Progress(k + 1, *step)
+        if store:
+            store.write_tree("refining", at)
+    refined = recalibrated(replace(generator, params=at.averaged), pairs)
     after = _agreement_at(after_key, refined, mixture, *points)
     errors = np.nan_to_num([before.error, after.error], nan=np.inf)  # NaN: no point is certified
     kept = bool(errors[1] < errors[0] and after.certified >= before.certified - 0.002)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import trange
 
@@ -28,7 +29,8 @@ from mcscore.generators.generator import Generator, Given
 from mcscore.generators.networks import MLP
 from mcscore.generators.pairs import Pairs
 from mcscore.jet.dense import product
-from mcscore.storage import Checkpoint, fingerprint
+from mcscore.parallel import Places, everywhere, own_share, places_of, without_context
+from mcscore.storage import Checkpoint
 
 
 class History(NamedTuple):
@@ -97,6 +99,7 @@ def train(
     recalibrate: bool = True,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[Generator, History]:
     """Return the generator that maps ``pairs.z`` to ``pairs.x`` best, and the losses on the way.
 
@@ -117,6 +120,8 @@ def train(
         recalibrate: Give the generator's points the mean and covariance of the labels.
         checkpoint: Folder in which training is kept every fiftieth of its epochs, to resume from: to the bit.
         progress: Show a bar.
+        mesh: Of devices, each of which takes its share of every batch; by default the context's. The
+            history is one device's up to rounding.
 
     Raises:
         ValueError: If the pairs do not match, are not finite, a setting is out of range, or ``checkpoint``
@@ -144,21 +149,35 @@ def train(
     options = Training(
         network, optimizer, epochs, batch_size, validation, patience, ema, encoder, recalibrate
     )
-    split_key, decoder_key, encoder_key = jax.random.split(as_key(key), 3)
-    given = None
+    options.held(len(z))
+    places, key = places_of((), mesh=mesh), as_key(key)
+    with without_context():
+        return _trained(key, replace(pairs, z=z, x=x, c=c), options, checkpoint, progress, places)
+
+
+def _trained(
+    key: Array,
+    pairs: Pairs,
+    options: Training,
+    checkpoint: str | os.PathLike | None,
+    progress: bool,
+    places: Places | None,
+) -> tuple[Generator, History]:
+    split_key, decoder_key, encoder_key = jax.random.split(key, 3)
+    z, x, c, given = pairs.z, pairs.x, pairs.c, None
     if c is not None:
         given = Given(pairs.condition_frame, *_regressed(c, x))
         x = given.told_apart(x, c)
     pairs_left = (z, x) if c is None else (z, c, x)
     data, held_out = _divided(split_key, pairs_left, options.held(len(z)))
-    problems = [_posed(decoder_key, data, held_out, "training", options)]
-    if encoder:
+    problems = [_posed(decoder_key, data, held_out, "training", options, places)]
+    if options.encoder:
         turned = held_out and _turned(held_out)
-        problems.append(_posed(encoder_key, _turned(data), turned, "encoder", options))
+        problems.append(_posed(encoder_key, _turned(data), turned, "encoder", options, places))
     (params, history), *inverse = _solved(problems, checkpoint, progress)
-    generator = Generator(params, pairs.frame, network, given=given)
-    generator = recalibrated(generator, pairs) if recalibrate else generator
-    if not encoder:
+    generator = Generator(params, pairs.frame, options.network, given=given)
+    generator = recalibrated(generator, pairs) if options.recalibrate else generator
+    if not options.encoder:
         return generator, history
     return replace(generator, encoder=inverse[0][0]), history._replace(encoder=inverse[0][1])
 
@@ -222,6 +241,7 @@ class _Problem(NamedTuple):
     held_out: _Regression | None
     epochs: int
     patience: int
+    places: Places | None
 
 
 class _Progress(NamedTuple):
@@ -235,7 +255,12 @@ class _Progress(NamedTuple):
 
 
 def _posed(
-    key: Array, data: _Regression, held_out: _Regression | None, name: str, options: Training
+    key: Array,
+    data: _Regression,
+    held_out: _Regression | None,
+    name: str,
+    options: Training,
+    places: Places | None,
 ) -> _Problem:
     """Return the regression as a problem."""
     init_key, epoch_key = jax.random.split(key)
@@ -246,11 +271,12 @@ def _posed(
     given = sum(part.shape[1] for part in data[1:-1])
     params = network.init(init_key, data[0].shape[1], data[0].dtype, given)
     state = begin(params, optimizer, options.ema)
-    program = _epoch.lower(state, epoch_key, data, held_out, network, optimizer, batch, options.ema)
+    state, epoch_key, data, held_out = everywhere((state, epoch_key, data, held_out), places)
+    chosen = (network, optimizer, batch, options.ema, places)
+    program = _epoch.lower(state, epoch_key, data, held_out, *chosen)
     patience = options.patience or -(-epochs // 5)
-    return _Problem(
-        name, program, state, epoch_key, data, held_out, epochs, patience if held_out else epochs
-    )
+    patience = patience if held_out else epochs
+    return _Problem(name, program, state, epoch_key, data, held_out, epochs, patience, places)
 
 
 def _solved(
@@ -262,11 +288,17 @@ def _solved(
     """
     stop, store = Event(), None
     if checkpoint is not None:  # a program's text has its network, optimizer and numbers in it
-        runs = [
-            (p.epoch.as_text(), p.key, p.data, p.held_out, p.epochs, p.patience) for p in problems
-        ]
-        starts = [jax.tree.leaves(p.state) for p in problems]
-        store = Checkpoint(checkpoint, fingerprint(runs, starts))
+        settings = {
+            "key": [p.key for p in problems],
+            "pairs": [(p.data, p.held_out) for p in problems],
+            "epochs": [p.epochs for p in problems],
+            "patience": [p.patience for p in problems],
+            "network, optimizer, batch_size or ema": [p.epoch.as_text() for p in problems],
+            "start": [jax.tree.leaves(p.state) for p in problems],
+        }
+        store = Checkpoint(checkpoint, settings)
+    if problems[0].places is not None:  # processes send and receive in one order
+        return [_solve(problem, store, progress, stop) for problem in problems]
     with ThreadPoolExecutor(len(problems)) as pool:
         try:
             return list(pool.map(lambda problem: _solve(problem, store, progress, stop), problems))
@@ -296,51 +328,68 @@ def _solve(
             )
         bar.set_postfix(validation=f"{loss[0, 1]:.2e}")
         if store and ((epoch + 1) % leg == 0 or epoch + 1 == problem.epochs):
-            store.write(problem.name, _numbered(at))
+            store.write_tree(problem.name, at)
     if not np.isfinite(at.best_loss):
         raise FloatingPointError(
             "train: the loss was never finite; lower the optimizer's learning rate"
         )
     train_losses, validation_losses = at.losses.T
     stopped = len(at.losses) < problem.epochs
-    return at.best, History(train_losses, validation_losses, int(at.best_epoch), stopped)
-
-
-def _numbered(progress: _Progress) -> dict[str, np.ndarray]:
-    return {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(progress))}
+    best = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), at.best)  # from a mesh, to one device
+    return best, History(train_losses, validation_losses, int(at.best_epoch), stopped)
 
 
 def _resumed(problem: _Problem, store: Checkpoint | None) -> _Progress:
     """Return where the training stands: at its start, or where its checkpoint left it."""
     best = jax.tree.map(np.array, problem.state.params)  # a copy: the state's memory is given away
     start = _Progress(problem.state, best, np.asarray(0), np.asarray(np.inf), np.zeros((0, 2)))
-    found = store.read(problem.name) if store else None
-    if found is None:
+    at = store.read_tree(problem.name, start) if store else None
+    if at is None:
         return start
-    leaves = [found[name] for name in sorted(found)]
-    at = jax.tree.unflatten(jax.tree.structure(start), leaves)
-    return at._replace(state=jax.device_put(at.state), best=jax.device_put(at.best))
+    return at._replace(state=everywhere(jax.tree.map(jnp.asarray, at.state), problem.places))
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
-def _epoch(state, key, data, held_out, network, optimizer, batch, ema):
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8), donate_argnums=0)
+def _epoch(state, key, data, held_out, network, optimizer, batch, ema, places):
     """Return the state after one pass, the averaged weights, and their losses.
 
     Without pairs held out the second loss is the first one again.
     """
+    if places is None:
+        return _pass(state, key, data, held_out, network, optimizer, batch, ema, ())
+    mesh, axes = places
+    return jax.shard_map(
+        lambda *arrays: _pass(*arrays, network, optimizer, batch, ema, axes),
+        mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
+    )(state, key, data, held_out)  # fmt: skip
 
-    def loss(params, *rows):
-        *inputs, targets = rows
-        return jnp.mean((network.apply(params, *inputs) - targets) ** 2)
+
+def _pass(state, key, data, held_out, network, optimizer, batch, ema, axes):
+    """Return what ``_epoch`` does; along a mesh's ``axes`` every device takes its share of each batch."""
+
+    def loss(params, pairs, index):
+        """Return the mean square over the pairs at ``index``, or a device's part of it."""
+        if not axes:
+            rows = pairs if index is None else tuple(part[index] for part in pairs)
+            *inputs, targets = rows
+            return jnp.mean((network.apply(params, *inputs) - targets) ** 2)
+        index = jnp.arange(len(pairs[0])) if index is None else index
+        own, counts = own_share(index, axes)
+        *inputs, targets = (part[own] for part in pairs)
+        squares = jnp.mean((network.apply(params, *inputs) - targets) ** 2, 1)
+        return jnp.sum(jnp.where(counts, squares, 0)) / len(index)
+
+    def total(parts):
+        return jax.lax.psum(parts, axes) if axes else parts
 
     def step(carry, index):
         state, _ = carry
-        rows = data if batch == len(data[0]) else tuple(part[index] for part in data)
-        value, gradient = jax.value_and_grad(loss)(state.params, *rows)
+        index = None if batch == len(data[0]) else index
+        value, gradient = total(jax.value_and_grad(loss)(state.params, data, index))
         return descend(state, gradient, optimizer, ema), value
 
     steps = len(data[0]) // batch
     order = jax.random.permutation(key, len(data[0]))[: steps * batch].reshape(steps, batch)
     (state, averaged), values = jax.lax.scan(step, (state, state.params), order)
-    judged = values.mean() if held_out is None else loss(averaged, *held_out)
+    judged = values.mean() if held_out is None else total(loss(averaged, held_out, None))
     return state, averaged, values.mean(), judged

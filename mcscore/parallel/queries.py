@@ -82,6 +82,38 @@ def _context() -> Any:
         return context
 
 
+def mesh_of(mesh: Mesh | None) -> Mesh | None:
+    """Return the mesh given, else the one that ``jax.set_mesh`` has set, if any."""
+    if mesh is not None:
+        of_type(Mesh, "jax.make_mesh(...)", mesh=mesh)
+        return mesh
+    context = _context()
+    return context if isinstance(context, Mesh) else None
+
+
+def everywhere(tree: Any, places: Places | None) -> Any:
+    """Return arrays that every device has, for programs over the mesh; without one, as they are."""
+    if places is None:
+        return tree
+    whole = NamedSharding(places[0], PartitionSpec())
+
+    def put(a: Any) -> Any:  # from the host: other processes have the same
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                put(jax.random.key_data(a)), impl=jax.random.key_impl(a)
+            )
+        return jax.device_put(np.asarray(a), whole)
+
+    return jax.tree.map(put, tree)
+
+
+def own_share(index: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
+    """Return a device's equal share of indices (n,), within ``shard_map``, and which of them count."""
+    n, share = len(index), -(-len(index) // jax.lax.axis_size(axes))
+    at = jax.lax.axis_index(axes) * share + jnp.arange(share)
+    return index[jnp.minimum(at, n - 1)], at < n
+
+
 def without_context() -> Any:
     """Return a context without a mesh: with one diffrax (0.7.2) takes its constants for arrays of it.
 

@@ -1,21 +1,35 @@
 """Checkpoints: finished parts of a run in one folder, each with a digest of what it holds.
 
-A run is known by its fingerprint and a part by its name. A part that is damaged, cut short, or stands
-under another's name is named and made again; a part of another run is refused.
+A run is known by its settings, which the folder's ``run.json`` lists, and a part by its name. A part that is
+damaged, cut short, or stands under another's name is named and made again; other settings are refused.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from safetensors.numpy import load, save
 
-from mcscore.storage.fingerprints import fingerprint
+from mcscore.storage.files import kept, write_text
+from mcscore.storage.fingerprints import PLAIN, fingerprint
+from mcscore.storage.processes import is_first, of_first, several
 from mcscore.storage.tensors import read_tensors, write_tensors
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+)  # their versions belong to a run: results are the same to the bit
 
 
 class Checkpoint:
@@ -23,20 +37,55 @@ class Checkpoint:
 
     Args:
         folder: Where they are kept; made if it is missing.
-        run: Fingerprint of everything on which the parts depend.
+        settings: Everything on which the parts depend, by the names that users know.
+
+    Raises:
+        ValueError: If the folder belongs to a run of other settings, naming them.
 
     >>> import tempfile
-    >>> store = Checkpoint(tempfile.mkdtemp(), run="a")
+    >>> store = Checkpoint(folder := tempfile.mkdtemp(), dict(seed=0))
     >>> store.write("first", {"x": np.arange(3)})
     >>> store.read("first")["x"].tolist(), store.read("second")
     ([0, 1, 2], None)
+    >>> Checkpoint(folder, dict(seed=1))
+    Traceback (most recent call last):
+    ValueError: checkpoint: ... another key, data or settings (seed: 0 there, 1 here); ...
     """
 
-    def __init__(self, folder: str | os.PathLike, run: str):
-        self.folder, self.run = Path(folder), run
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint: expected a folder, got the file {folder}")
         self.folder.mkdir(parents=True, exist_ok=True)
+        versions = {name: version(name) for name in PACKAGES}
+        own = {name: _told(value) for name, value in (versions | dict(settings)).items()}
+        self.run = fingerprint(own)
+        found = json.loads(of_first(json.dumps(self._claimed(own)).encode()))
+        other = [name for name in own | found if own.get(name) != found.get(name)]
+        if other:
+            named = ", ".join(_difference(name, found.get(name), own.get(name)) for name in other)
+            raise ValueError(
+                f"checkpoint: {folder} belongs to a run with another key, data or settings ({named}); "
+                "name another folder, or remove this one"
+            )
+
+    def _claimed(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of the run to which the folder belongs: these, if it was nobody's."""
+        if not is_first():
+            return {}
+        path = self.folder / "run.json"
+        if kept(path) is None:
+            aside = self.folder / f".run-{secrets.token_hex(8)}.json"
+            path.unlink(missing_ok=True)  # damaged
+            write_text(aside, json.dumps(settings, indent=1))
+            try:
+                with suppress(FileExistsError):  # another run was faster
+                    os.link(aside, path)
+            except OSError:  # no links on this file system
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
+        return kept(path) or {}
 
     def path(self, part: str) -> Path:
         """Return the file of a part."""
@@ -54,6 +103,13 @@ class Checkpoint:
         Raises:
             ValueError: If the part belongs to another run.
         """
+        found = self._read(part) if is_first() else None
+        if not several():
+            return found
+        data = of_first(b"" if found is None else save(found))
+        return load(data) if data else None
+
+    def _read(self, part: str) -> dict[str, np.ndarray] | None:
         path = self.path(part)
         if not path.exists():
             return None
@@ -70,6 +126,32 @@ class Checkpoint:
             return self._again(f"{path} does not hold what was written as {part!r}")
         return tensors
 
+    def write_tree(self, part: str, tree: Any) -> None:
+        """Keep the leaves of a tree as a part."""
+        self.write(part, {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))})
+
+    def read_tree(self, part: str, like: Any) -> Any:
+        """Return a part as a tree of the form of ``like``, its leaves in NumPy; None as ``read``."""
+        found = self.read(part)
+        if found is None:
+            return None
+        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in sorted(found)])
+
     @staticmethod
     def _again(reason: str) -> None:
-        warnings.warn(f"checkpoint: {reason}; it is made again", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"checkpoint: {reason}; it is made again", RuntimeWarning, stacklevel=5)
+
+
+def _told(value: Any) -> dict[str, str | None]:
+    """Return a setting's fingerprint, and the setting itself where it is short enough to be read."""
+    text = repr(value)
+    short = len(text) <= 80 and (isinstance(value, PLAIN) or " at 0x" not in text)
+    return dict(digest=fingerprint(value), value=text if short else None)
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """Return what a message says of a setting that is another."""
+    values = [told and told.get("value") for told in (there, here)]
+    if there is None or here is None or None in values or values[0] == values[1]:
+        return name
+    return f"{name}: {values[0]} there, {values[1]} here"

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mcscore.storage.processes import is_first
+
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
@@ -22,13 +24,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     The temporary name is unique, so that threads and processes may write one path, and keeps the suffix, by
     which some writers choose their format. A link stays a link, what it leads to is replaced; a device or
     pipe stays what it is and is written to. Permissions of a file that is replaced are kept, a new one's
-    are what the user's umask says.
+    are what the user's umask says. Of the processes of one run only the first writes.
 
     Raises:
         FileNotFoundError: If the folder is missing.
         IsADirectoryError: If ``path`` is a folder.
     """
     path = Path(path)
+    if not is_first():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     if path.is_dir():
         raise IsADirectoryError(f"path: {path} is a folder")
     if path.exists() and not path.is_file():  # a device or pipe

@@ -57,6 +57,7 @@ def test_errors_are_in_the_units_they_say():
     np.testing.assert_allclose(scaled["mean"], 0.05, atol=1e-6)
 
 
+@pytest.mark.once
 def test_a_run_resumes_and_shows_what_it_found(tmp_path):
     small = dict(only="double well", quick=True, network=mcs.MLP(width=8, depth=1))
     found = systems.run(jax.random.key(0), tmp_path, **small)

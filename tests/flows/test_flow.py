@@ -226,6 +226,7 @@ def test_labels_have_the_law_s_moments_whatever_the_schedule_leaves(clock, sched
     np.testing.assert_allclose(back, z, atol=1e-2)
 
 
+@pytest.mark.once
 def test_the_paper_s_start_is_a_choice_and_its_mismatch_is_told(key):
     law, schedule = (
         mcs.mixture(10 + table(300, 2), kernel=mcs.Isotropic(0.3)),

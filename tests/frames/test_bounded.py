@@ -31,6 +31,7 @@ ENDS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ENDS)
 @pytest.mark.parametrize("kernel", [AUTO, mcs.Whitened(0.3)], ids=["auto", "whitened"])
 def test_no_draw_lies_outside_and_the_density_integrates_to_one(name, kernel):
@@ -141,6 +142,7 @@ def test_conditions_and_dependence_near_an_end():
         law.condition([0], [1.5])
 
 
+@pytest.mark.once
 def test_counts_and_atoms_within_ends():
     r = rng()
     counts = r.poisson(1.0, 3000).astype(float)
@@ -166,6 +168,7 @@ def test_counts_and_atoms_within_ends():
     assert abs(wet + float(np.exp(dry.log_prob(np.zeros((1, 1)))[0])) - 1) < 0.02
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("start", [0.0, -np.pi], ids=["from 0", "around 0"])
 def test_a_peak_across_the_seam(start):
     """A peak at the seam of the user's interval is no matter: the circle is cut elsewhere."""
@@ -190,6 +193,7 @@ def test_a_peak_across_the_seam(start):
     assert abs(mean - np.cos(start)) < 0.15
 
 
+@pytest.mark.once
 def test_hours_of_the_day():
     r = rng()
     hours = np.mod(np.rint(r.normal(23, 3, 3000)), 24)
@@ -214,6 +218,7 @@ def test_weights_are_repeated_rows_for_ends():
     np.testing.assert_allclose(once.nearest, other.nearest)
 
 
+@pytest.mark.once
 def test_generators_keep_ends_and_periods(tmp_path):
     r = rng()
     x = np.stack([r.random(400), r.uniform(0, TAU, 400), r.standard_normal(400)], 1)
@@ -229,6 +234,7 @@ def test_generators_keep_ends_and_periods(tmp_path):
     np.testing.assert_array_equal(again.density(x[:50]).log_prob, gen.density(x[:50]).log_prob)
 
 
+@pytest.mark.once
 def test_names_travel(tmp_path):
     x = pd.DataFrame({"share": rng().random(400), "size": rng(1).standard_normal(400)})
     small = dict(pairs=500, network=mcs.MLP(width=8, depth=1), epochs=2, refine=0)
@@ -304,6 +310,7 @@ def test_the_cut_is_where_rows_are_fewest():
     assert min(abs(np.angle(np.exp(1j * (cut - m)))) for m in (1, 5)) > 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("bounds", [None, {0: (0, None)}], ids=["no ends", "ends"])
 @pytest.mark.parametrize(
     "kernel", [mcs.Isotropic(0.3), mcs.Whitened(0.4)], ids=["isotropic", "whitened"]

@@ -60,6 +60,7 @@ def test_far_rows_of_no_weight_do_not_widen_atoms():
     np.testing.assert_allclose(rooms[1], rooms[0], rtol=0.01)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "levels", [(0, 5, 10, 20, 50), (1, 2, 4, 8, 16), (0, 10, 100), tuple(np.arange(16) ** 3)]
 )

@@ -90,6 +90,7 @@ def spread_within(x):
     return np.sqrt(np.mean([part.var() for part in parts if len(part) >= 5]))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "make, events",
     [
@@ -128,6 +129,7 @@ def test_dependence_on_levels_is_kept(n):
     assert abs(spread_within(draws) / spread_within(x) - 1) < 0.2
 
 
+@pytest.mark.once
 def test_dependence_of_counts_and_censored_columns_is_kept():
     x = counts()
     _, draws = drawn(x)
@@ -166,6 +168,7 @@ def test_ties_buy_no_likelihood_in_any_frame(frame, d):
     assert abs(float(jnp.mean(law.log_prob(x))) - truth) < 0.15
 
 
+@pytest.mark.once
 def test_an_atom_s_density_is_its_probability():
     law = mcs.mixture(zeros_before_a_gap()[:, :1], kernel=AUTO)
     assert abs(float(jnp.exp(law.log_prob(np.zeros((1, 1))))[0]) - 0.37) < 0.04
@@ -213,6 +216,7 @@ def test_marginals_and_conditionals_keep_kinds():
     assert abs(reading.mean() - rows.mean()) < 0.01 and abs(reading.std() / rows.std() - 1) < 0.3
 
 
+@pytest.mark.once
 def test_a_density_of_counts_sums_to_one():
     """Over all counts and along the other column, though each count's place goes with that column."""
     law = mcs.mixture(counts(1000), kernel=AUTO)
@@ -226,6 +230,7 @@ def test_a_density_of_counts_sums_to_one():
     assert law.report.log_likelihood < likelihood < law.report.log_likelihood + 1  # a lower bound
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("level", [4.0, 7.0, 12.0])
 def test_what_is_given_a_count_keeps_its_spread(level):
     """The condition is the count, not the middle of its interval, though places go with the reading."""

@@ -32,6 +32,7 @@ def test_mean_and_deviation_over_conditions(made):
         np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.025)
 
 
+@pytest.mark.once
 def test_mean_and_deviation_of_a_mixture_over_conditions():
     """Within two percent over the central 95 % of conditions, as the mixture's closed form has them."""
     r = np.random.default_rng(0)
@@ -110,6 +111,7 @@ def test_labels_resume_with_their_conditions(made, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.once
 def test_refining_brings_the_density_closer(made):
     pairs = mcs.generate_pairs(KEY, made.law, mcs.Cosine(), 4000)
     plain, _ = mcs.train(KEY, pairs, network=mcs.MLP(width=24, depth=2), epochs=8, encoder=True)
@@ -148,6 +150,7 @@ LAWS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", LAWS)
 def test_laws_of_all_kinds_come_back(name, tmp_path):
     rows = ROWS[:400].copy()
@@ -180,6 +183,7 @@ def test_law_files_as_attacked(tmp_path):
             assert str(error).startswith("path: ")
 
 
+@pytest.mark.once
 def test_conditions_that_do_not_fit(made):
     for condition, message in (
         (None, "needed here, 1 value"),

@@ -80,6 +80,7 @@ def test_holes_that_cannot_be_learned_from(key):
         learn(holes, rounds=0)
 
 
+@pytest.mark.once
 def test_few_rows_are_complete_and_columns_depend_on_each_other(key):
     """Nine of 150 rows: draws of each column by itself would take many rounds to be forgotten."""
     r = np.random.default_rng(0)
@@ -103,6 +104,7 @@ def test_rows_of_no_weight_are_not_looked_at(key):
     np.testing.assert_array_equal(one.sample(key, 5), other.sample(key, 5))
 
 
+@pytest.mark.once
 def test_integers_and_ends_are_kept(key):
     r = np.random.default_rng(2)
     x = np.stack([r.poisson(4, 800), r.exponential(1, 800)], 1).astype(float)

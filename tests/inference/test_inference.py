@@ -151,6 +151,7 @@ def ou(m, times, seed=0, dt=0.1, mu=1.2, sigma=0.3):
     return np.stack(x, 1), decay, deviation
 
 
+@pytest.mark.once
 @pytest.mark.skipif(X64, reason="in float32, as users: float64 has no native kernel")
 def test_ornstein_uhlenbeck_by_steps_and_in_the_long_run(key):
     paths, decay, deviation = ou(15_000, 4)
@@ -166,6 +167,7 @@ def test_ornstein_uhlenbeck_by_steps_and_in_the_long_run(key):
     assert abs(path[-1].std() / (0.3 / np.sqrt(2)) - 1) < 0.06
 
 
+@pytest.mark.once
 def test_parameters_and_paths_that_do_not_fit(key):
     rng = np.random.default_rng(0)
     rate = rng.uniform(-1, 1, (300, 1))
@@ -195,6 +197,7 @@ def test_parameters_and_paths_that_do_not_fit(key):
 # --- diagnostics ---------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_coverage_tells_a_right_law_from_a_narrow_one(key):
     kernel = mcs.Local(1.0, clusters=1, partitions=1)
     law = mcs.mixture(ROWS[:1500, :2], condition=ROWS[:1500, 2:], kernel=kernel, frame=mcs.Affine())
@@ -217,6 +220,7 @@ def test_the_rank_of_data_is_even_and_that_of_what_lies_outside_is_none(law, key
     assert float(inference.rank(key, law, [[20.0, -20.0, 20.0]])[0]) == 0
 
 
+@pytest.mark.once
 def test_diagnostics_of_integers_names_and_numbers_that_are_none(key):
     r = np.random.default_rng(1)
     c = r.normal(size=(900, 1))
@@ -246,6 +250,7 @@ def test_observations_and_posteriors_at_an_offset(key):
     assert (np.asarray(none.draws)[:, 0] > 1e7 + 1).all()
 
 
+@pytest.mark.once
 def test_counts_that_are_known_tell_no_more_than_they_do(key):
     """Their places within the interval are ordered by the other columns; a draw takes one of them."""
     r = np.random.default_rng(0)
@@ -257,6 +262,7 @@ def test_counts_that_are_known_tell_no_more_than_they_do(key):
         np.testing.assert_allclose(filled.std(), 1, atol=0.12)
 
 
+@pytest.mark.once
 def test_paths_that_start_where_nothing_was_seen(key):
     r = np.random.default_rng(0)
     paths = r.uniform(-1, 1, (300, 1)) + np.cumsum(r.normal(0, 0.1, (300, 4)), 1)

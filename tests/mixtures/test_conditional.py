@@ -137,6 +137,7 @@ def test_the_flow_carries_noise_to_the_conditional_law_and_back(gaussian, key, t
             assert all(kstest(column, norm.cdf).pvalue > 1e-3 for column in white)
 
 
+@pytest.mark.once
 def test_draws_follow_their_conditions(key):
     c, x = bent(3000)
     law = mcs.mixture(x, condition=c, kernel=mcs.Local(0.4, clusters=20, partitions=4))
@@ -149,6 +150,7 @@ def test_draws_follow_their_conditions(key):
         np.testing.assert_allclose(own.mean(0), one.mean(0), atol=5 * 0.2 / 4000**0.5)
 
 
+@pytest.mark.once
 def test_auto_chooses_by_the_likelihood_given_the_condition(key):
     c, x = bent(2500)
     fresh_c, fresh = bent(2000, seed=1)
@@ -158,6 +160,7 @@ def test_auto_chooses_by_the_likelihood_given_the_condition(key):
     assert truth - 0.1 < found < truth and abs(law.report.log_likelihood - found) < 0.1
 
 
+@pytest.mark.once
 def test_auto_follows_humps_that_no_regression_has(key):
     r = np.random.default_rng(8)
     c, fresh_c = r.uniform(0.5, 2, (3000, 1)), r.uniform(0.5, 2, (2000, 1))
@@ -172,6 +175,7 @@ def test_auto_follows_humps_that_no_regression_has(key):
     assert any(trial.condition_h is not None for trial in law.report.curve)
 
 
+@pytest.mark.once
 def test_auto_takes_linear_regression_where_rows_tell_no_more(key):
     """Its moments are then exact but for those of the noise: an excess of about five parameters / 2n nats."""
     r = np.random.default_rng(5)
@@ -183,6 +187,7 @@ def test_auto_takes_linear_regression_where_rows_tell_no_more(key):
     assert abs(np.mean(truth - np.asarray(law.log_prob(fresh, condition=fresh_c)))) < 0.005
 
 
+@pytest.mark.once
 def test_auto_sees_a_product_that_no_line_has(key):
     r = np.random.default_rng(6)
     c = r.uniform(-1, 1, (6000, 2))
@@ -193,6 +198,7 @@ def test_auto_sees_a_product_that_no_line_has(key):
         assert abs(mean - 0.8 * corner[0] * corner[1]) < 0.25
 
 
+@pytest.mark.once
 def test_auto_tells_a_weak_signal_from_noise_by_clusters_of_conditions(key):
     """A drift is a hundredth of a step: clusters of both follow the noise, those of conditions do not."""
     r = np.random.default_rng(7)
@@ -205,6 +211,7 @@ def test_auto_tells_a_weak_signal_from_noise_by_clusters_of_conditions(key):
     assert np.sqrt(np.mean(error**2)) < 0.03
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "make", [lambda r: r.random(1000) < 0.5, lambda r: r.poisson(3, 1000)], ids=["binary", "counts"]
 )
@@ -355,6 +362,7 @@ def test_what_an_attack_found(gaussian, key):
     np.testing.assert_allclose(far, near.at([1e3]).log_prob(rows[:1]), rtol=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("frame", [mcs.Affine(), mcs.Gaussianize()], ids=["affine", "Gaussianized"])
 def test_the_probability_of_an_atom_given_a_condition_is_that_of_draws(frame, key):
     r = np.random.default_rng(0)

@@ -85,6 +85,7 @@ def test_copies_do_not_mislead_the_choice(make):
     assert copied.report.copies > 0.5 and "rows with a copy" in str(copied.report)
 
 
+@pytest.mark.once
 def test_groups_are_held_out_together():
     """Near copies, one subject's rows: the likelihood of a new subject's is told only by groups."""
     r = np.random.default_rng(12)

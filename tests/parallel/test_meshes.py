@@ -93,6 +93,7 @@ def check_all(law, given, count, kind, tol):
         compare(asked(over, divided), expected, "q", tol)
 
 
+@pytest.mark.once
 def test_two_devices_find_what_one_does(law, given):
     check_all(law, given, 2, AxisType.Auto, 1e-5)
 
@@ -150,6 +151,7 @@ def test_gradients_go_through_rows_of_several_devices(law):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.once
 @KINDS
 def test_labels_and_samples_of_several_devices(law, kind, key):
     mesh = jax.make_mesh((2,), ("q",), axis_types=(kind,))
