@@ -139,9 +139,7 @@ def _conditions(model: Any, given: Sequence[str], file: Path | None, header: boo
     numbers = column_numbers(list(values), max(k, 1), names)
     if k == 0 or len(values) != k:
         wanted = (
-            "none, the model has no conditions"
-            if k == 0
-            else f"{k} values ({names or 'by number'})"
+            f"{k} values ({names or 'by number'})" if k else "none, the model has no conditions"
         )
         raise ValueError(f"--given: expected {wanted}, got {list(given)}")
     return np.array(list(values.values()))[np.argsort(numbers)]
@@ -207,8 +205,7 @@ def fit(
         list[str] | None, typer.Option(help="a column's period, by name or number: phi=360")
     ] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(help="folder of finished parts: the same command goes on where it stopped"),
+        Path | None, typer.Option(help="folder for finished parts: the same command goes on there")
     ] = None,
     seed: Seed = 0,
     array: Member = None,
@@ -221,11 +218,10 @@ def fit(
         periodic=_by_column("--periodic", periodic or [], float),
     )
     table = _read(data, array, header)
-    how: dict[str, Any] = dict(epochs=epochs, refine=refine, checkpoint=resume)
-    how["progress"] = sys.stderr.isatty()
+    how: dict[str, Any] = dict(epochs=epochs, refine=refine, progress=sys.stderr.isatty())
     if condition is not None:
         table, columns = _given_behind(table, _columns(condition), columns)
-    made = fit_stages(jax.random.key(seed), table, pairs=pairs, **columns, **how)
+    made = fit_stages(jax.random.key(seed), table, pairs=pairs, checkpoint=resume, **columns, **how)
     _save(made.generator, out)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in made.seconds.items())
     rows, width = table.values.shape

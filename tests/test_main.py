@@ -152,8 +152,14 @@ def test_ends_periods_and_headers(tmp_path, capsys):
     data, model, draws = (tmp_path / name for name in ("x.csv", "m.safetensors", "s.npy"))
     np.savetxt(data, rows, delimiter=",", header="share,angle", comments="")
     few = ["--pairs", "300", "--epochs", "2", "--refine", "0"]
-    ends = ["--bounds", "share=0:1", "--periodic", "1=360"]
+    ends = ["--bounds", "share=0:1", "--periodic", "1=360", "--resume", str(tmp_path / "parts")]
     assert main(["fit", str(data), "--out", str(model), *ends, *few]) == 0
+    first = mcs.load(model).params
+    assert main(["fit", str(data), "--out", str(model), *ends, *few]) == 0  # of finished parts
+    for found, expected in zip(*map(jax.tree.leaves, (mcs.load(model).params, first)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert main(["fit", str(data), "--out", str(model), *ends, *few, "--seed", "1"]) == 2
+    assert f"checkpoint: {tmp_path / 'parts'} belongs to a run" in capsys.readouterr().err
     assert main(["sample", str(model), "--out", str(draws), "-n", "500"]) == 0
     found = np.load(draws)
     assert (found >= 0).all() and (found <= [1, 360]).all()

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 import mcscore as mcs
+from mcscore import storage
 from mcscore._validation import Table
 from tests.conftest import X64
 
@@ -235,3 +236,51 @@ def test_generated_samples_follow_the_law(key):
     standard = [np.asarray(rows) / scale for rows in (samples, labels[:3000])]
     distance = mcs.metrics.sliced_wasserstein(key, *standard)
     assert distance < 0.06
+
+
+@pytest.mark.once
+def test_a_fit_that_is_interrupted_goes_on_to_the_bit(tmp_path, key, monkeypatch):
+    """Wherever it stopped: each part that was to be written is once the one at which it is interrupted."""
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    options = dict(kernel=mcs.Isotropic(0.5), pairs=300, epochs=4, refine=200)
+    options |= dict(network=mcs.MLP(8, 1), labelling=dict(chunk_size=100, error_sample=0))
+    whole = mcs.fit_stages(key, x, **options)
+    write, written = storage.Checkpoint.write, []
+    monkeypatch.setattr(
+        storage.Checkpoint, "write", lambda *part: (written.append(part[1]), write(*part))
+    )
+    mcs.fit(key, x, checkpoint=tmp_path / "all", **options)
+    assert {"chunk-000002", "training", "encoder", "refining"} <= set(written)
+    for moment in range(len(written)):
+        left = iter(range(moment + 1))
+
+        def interrupted(*part, left=left, moment=moment):
+            if next(left, None) == moment:
+                raise KeyboardInterrupt
+            write(*part)
+
+        folder = tmp_path / str(moment)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage.Checkpoint, "write", interrupted)
+            mcs.fit(key, x, checkpoint=folder, **options)
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("chunk*")}
+        again = mcs.fit_stages(key, x, checkpoint=folder, **options)
+        after = {path: path.stat().st_mtime_ns for path in before}
+        assert before == after
+        for found, expected in zip(
+            jax.tree.leaves((again.generator.params, again.pairs.x, again.agreement)),
+            jax.tree.leaves((whole.generator.params, whole.pairs.x, whole.agreement)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    for change, named in (
+        (dict(pairs=400), "pairs: 300 there, 400 here"),
+        (dict(weights=np.arange(1, 301)), "weights"),
+        (dict(bounds={0: (None, 9)}), "bounds: None there"),
+        (dict(labelling=dict(steps=4)), "labelling"),
+        (dict(epochs=5), "epochs: 4 there, 5 here"),
+    ):
+        with pytest.raises(ValueError, match=rf"checkpoint: .*\({named}"):
+            mcs.fit(key, x, checkpoint=tmp_path / "all", **options | change)
+    with pytest.raises(ValueError, match=r"checkpoint: .*\(x\)"):
+        mcs.fit(key, x + 1e-9, checkpoint=tmp_path / "all", **options)

@@ -217,7 +217,7 @@ def test_import_is_light():
 
 FIT = (
     "key x * condition kernel frame schedule weights groups bounds periodic pairs labelling network "
-    "encoder refine optimizer epochs batch_size validation patience ema progress"
+    "encoder refine optimizer epochs batch_size validation patience ema checkpoint progress mesh"
 )
 SIGNATURES = {
     "score": "x_t t mixture schedule * condition",
@@ -231,8 +231,8 @@ SIGNATURES = {
     "generate_pairs": "key mixture schedule n * conditions noise minibatch clock solver steps "
     "stepsize_controller tolerance chunk_size error_sample checkpoint progress mesh",
     "train": "key pairs * network optimizer epochs batch_size validation patience ema encoder "
-    "recalibrate checkpoint progress",
-    "refine": "key generator mixture pairs * steps batch_size optimizer progress",
+    "recalibrate checkpoint progress mesh",
+    "refine": "key generator mixture pairs * steps batch_size optimizer checkpoint progress",
     "fit": FIT,
     "fit_stages": FIT,
     "mixture": "x * condition kernel weights groups bounds periodic frame key block_rows evaluation",

@@ -359,7 +359,9 @@ def _epoch(state, key, data, held_out, network, optimizer, batch, ema, places):
         return _pass(state, key, data, held_out, network, optimizer, batch, ema, ())
     mesh, axes = places
     return jax.shard_map(
-        lambda *arrays: _pass(*arrays, network, optimizer, batch, ema, axes),
+        lambda state, key, data, held_out: _pass(
+            state, key, data, held_out, network, optimizer, batch, ema, axes
+        ),
         mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
     )(state, key, data, held_out)  # fmt: skip
 

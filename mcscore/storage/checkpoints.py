@@ -74,13 +74,16 @@ class Checkpoint:
         if not is_first():
             return {}
         path = self.folder / "run.json"
-        if kept(path) is None:
+        damaged = path.exists() and kept(path) is None
+        if damaged or not path.exists():
             aside = self.folder / f".run-{secrets.token_hex(8)}.json"
-            path.unlink(missing_ok=True)  # damaged
             write_text(aside, json.dumps(settings, indent=1))
             try:
-                with suppress(FileExistsError):  # another run was faster
-                    os.link(aside, path)
+                if damaged:
+                    os.replace(aside, path)
+                else:
+                    with suppress(FileExistsError):  # another run was faster
+                        os.link(aside, path)
             except OSError:  # no links on this file system
                 os.replace(aside, path)
             finally:

@@ -158,7 +158,12 @@ def test_labels_and_samples_of_several_devices(law, kind, key):
     plain = mcs.generate_pairs(key, law, SCHEDULE, 203, chunk_size=101)
     over = mcs.generate_pairs(key, law, SCHEDULE, 203, chunk_size=101, mesh=mesh)
     np.testing.assert_allclose(plain.x, over.x, atol=1e-5)
-    gen, _ = mcs.train(key, plain, network=mcs.MLP(8, 2), epochs=1, encoder=True)
+    options = dict(network=mcs.MLP(8, 2), epochs=3, batch_size=37, encoder=True)
+    gen, history = mcs.train(key, plain, **options)
+    divided, losses = mcs.train(key, plain, mesh=mesh, **options)
+    np.testing.assert_allclose(losses.train_loss, history.train_loss, rtol=1e-4)
+    np.testing.assert_allclose(losses.validation_loss, history.validation_loss, rtol=1e-4)
+    np.testing.assert_allclose(divided(plain.z), gen(plain.z), atol=1e-3)
     drawn = gen.sample(key, 9000, mesh=mesh)
     np.testing.assert_allclose(drawn, gen.sample(key, 9000), atol=1e-5)
     assert drawn.sharding.spec[0] == "q" and gen.sample(key, 3, mesh=mesh).shape == (3, 3)
@@ -167,6 +172,20 @@ def test_labels_and_samples_of_several_devices(law, kind, key):
     found, expected = gen.density(x).log_prob, gen.density(np.asarray(x)).log_prob
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert found.sharding.spec[0] == "q"
+
+
+@pytest.mark.once
+@KINDS
+def test_a_whole_fit_over_the_devices_of_a_context(kind, key):
+    mesh = jax.make_mesh((2,), ("q",), axis_types=(kind,))
+    options = dict(kernel=mcs.Local(0.4, clusters=4), pairs=300, epochs=2, refine=0)
+    options |= dict(network=mcs.MLP(8, 2), encoder=False)
+    plain = mcs.fit_stages(key, X, **options)
+    with jax.set_mesh(mesh):
+        over = mcs.fit_stages(key, X, **options)
+    np.testing.assert_allclose(over.pairs.x, plain.pairs.x, atol=1e-4)
+    np.testing.assert_allclose(over.history.train_loss, plain.history.train_loss, rtol=1e-4)
+    np.testing.assert_allclose(over.generator(X[:9]), plain.generator(X[:9]), atol=1e-3)
 
 
 def test_meshes_that_do_not_fit(law):

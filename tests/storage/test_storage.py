@@ -133,7 +133,7 @@ def test_tensors_keep_shape_and_type(value, tmp_path):
 
 
 def test_every_flipped_byte_of_a_part_is_noticed(tmp_path):
-    store = storage.Checkpoint(tmp_path, "run")
+    store = storage.Checkpoint(tmp_path, dict(seed=0))
     store.write("part", {"x": np.arange(4.0), "n": np.array(7)})
     path = store.path("part")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
@@ -150,21 +150,58 @@ def test_every_flipped_byte_of_a_part_is_noticed(tmp_path):
                 assert "another key, data or settings" in str(error)
     path.write_bytes(whole)
     assert store.read("part")["n"] == 7
-    assert storage.Checkpoint(tmp_path, "run").read("other") is None
+    assert storage.Checkpoint(tmp_path, dict(seed=0)).read("other") is None
     with pytest.raises(ValueError, match="another key, data or settings"):
-        storage.Checkpoint(tmp_path, "another").read("part")
+        storage.Checkpoint(tmp_path, dict(seed=1))
 
 
 def test_a_part_of_another_run_is_not_overwritten_though_damaged(tmp_path):
-    owner = storage.Checkpoint(tmp_path, "owner")
+    owner = storage.Checkpoint(tmp_path, dict(name="owner"))
     owner.write("part", {"x": np.arange(4.0)})
     tensors, header = storage.read_tensors(owner.path("part"))
     storage.write_tensors(owner.path("part"), {"x": tensors["x"][:2]}, header)
     with pytest.raises(ValueError, match="another key, data or settings"):
-        storage.Checkpoint(tmp_path, "guest").read("part")
+        storage.Checkpoint(tmp_path, dict(name="guest"))
+    (tmp_path / "run.json").unlink()  # the part itself says whose it is
+    with pytest.raises(ValueError, match="another key, data or settings"):
+        storage.Checkpoint(tmp_path, dict(name="guest")).read("part")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="checkpoint: expected a folder, got the file"):
-        storage.Checkpoint(tmp_path / "file", "owner")
+        storage.Checkpoint(tmp_path / "file", {})
+
+
+def test_a_folder_names_what_differs(tmp_path):
+    """Values that can be read, names of those that cannot; a damaged list of settings is written again."""
+    x = np.arange(1000.0)
+    own = dict(x=x, steps=9, kernel=mcs.Isotropic(0.1), key=jax.random.key(0))
+    storage.Checkpoint(tmp_path, own).write("part", {"x": x})
+    other = own | dict(x=x + 1e-12, steps=5, more=None)
+    with pytest.raises(ValueError, match=r"settings \(x, steps: 9 there, 5 here, more\); name"):
+        storage.Checkpoint(tmp_path, other)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text()[:20])
+    with pytest.warns(RuntimeWarning, match=r"run\.json is damaged .* made again"):
+        found = storage.Checkpoint(tmp_path, own).read("part")
+    np.testing.assert_array_equal(found["x"], x)
+    path.write_text(path.read_text().replace('"jax": ', '"jaxx": '))
+    with pytest.raises(ValueError, match=r"settings \(jax, jaxx\)"):
+        storage.Checkpoint(tmp_path, own)
+
+
+def test_of_two_runs_that_start_at_once_one_is_refused(tmp_path):
+    """Whoever is first has the folder, and no settings are half one's and half the other's."""
+
+    def start(k):
+        try:
+            return storage.Checkpoint(tmp_path / f"{k // 8}", dict(seed=k % 8)).run
+        except ValueError as error:
+            assert f"{k % 8} here" in str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(start, range(80)))
+    for j in range(10):
+        assert sum(run is not None for run in runs[8 * j : 8 * j + 8]) == 1
+        assert [path.name for path in (tmp_path / f"{j}").iterdir()] == ["run.json"]
 
 
 def test_a_reports_words_are_no_part_of_a_run(tmp_path, key):
