@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mcscore._arrays import on_host
+from mcscore._arrays import is_traced, on_host
 
 CATEGORIES = "unordered categories are not modelled: fit one law per category"
 DATES = "expected numbers, got dates{}; subtract a start and divide by a unit of time"
@@ -56,6 +57,16 @@ def numbers(x: Any, name: str = "x", columns: Sequence[str] | None = None) -> np
     if dates:
         raise ValueError(f"{name}: {DATES.format('')}")
     return array
+
+
+def as_numbers(values: Any, dtype: Any, name: str) -> Any:
+    """Return ``values`` as an array of one precision, NumPy's unless traced; ``ValueError`` if none."""
+    if any(map(is_traced, jax.tree.leaves(values))):
+        return jnp.asarray(values, dtype)
+    try:
+        return np.asarray(values).astype(np.float64).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers, got {described(values)}") from error
 
 
 def points(x: Any, dimension: int, columns: Sequence[str] | None, name: str = "x") -> Any:
@@ -108,8 +119,9 @@ def column_numbers(
     >>> column_numbers(["b", 0], 2, ["a", "b"])
     [1, 0]
     """
-    if isinstance(columns, str) or any(isinstance(j, bool | np.bool_) for j in columns):
-        raise ValueError(f"columns: expected a list of indices or names, got {columns!r}")
+    listed = isinstance(columns, Iterable) and not isinstance(columns, str) and np.ndim(columns)
+    if not listed or any(isinstance(j, bool | np.bool_) for j in columns):
+        raise ValueError(f"columns: expected a list of indices or names, got {described(columns)}")
     names = {name: j for j, name in enumerate(known or ())}
     for name in columns:
         if isinstance(name, str) and name not in names:
@@ -126,6 +138,18 @@ def column_numbers(
             f"columns: expected distinct indices from 0 to {dimension - 1}, got {found}"
         )
     return found
+
+
+def described(value: Any) -> str:
+    """Return what an error says of a value that does not fit: in one short line.
+
+    >>> described("three"), described(np.zeros((2, 3)))
+    ("'three'", 'ndarray of shape (2, 3)')
+    """
+    shape, text = getattr(value, "shape", ()), repr(value)
+    if len(text) <= 80 and "\n" not in text and not shape:
+        return text
+    return f"{type(value).__name__}{f' of shape {shape}' if shape else ''}"
 
 
 def _describe(x: Any) -> str:

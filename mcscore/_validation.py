@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._numbers import names_of, numbers
+from mcscore._numbers import described, names_of, numbers
 
 KINDS = {"b": "boolean", "i": "integer", "u": "integer"}
 EXACT = 2.0**53  # beyond, float64 rounds integers
@@ -234,7 +234,7 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray:
     try:
         weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"weights: expected a number per row, got {weights!r:.60}") from error
+        raise ValueError(f"weights: expected a number per row, got {described(weights)}") from error
     if weights.shape != (n,):
         raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
@@ -277,7 +277,7 @@ def as_key(key: Any, name: str = "key") -> Array:
         return jax.random.wrap_key_data(key)
     is_seed = isinstance(key, int | np.integer)
     advice = f"; write jax.random.key({int(key)})" if is_seed else ""
-    raise ValueError(f"{name}: expected a random key, got {key!r}{advice}")
+    raise ValueError(f"{name}: expected a random key, got {described(key)}{advice}")
 
 
 def at_least(least: int, **values: Any) -> None:
@@ -288,7 +288,11 @@ def at_least(least: int, **values: Any) -> None:
         except TypeError:
             fits = False
         if not fits:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+            raise ValueError(
+                f"{name}: expected an integer of at least {least}, got {described(value)}"
+            )
+        if operator.index(value) >= 2**31:
+            raise ValueError(f"{name}: expected an integer below 2^31, got {value:.3g}")
 
 
 def of_type(kind: type | tuple[type, ...], example: str, **values: Any) -> None:
@@ -301,6 +305,4 @@ def of_type(kind: type | tuple[type, ...], example: str, **values: Any) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, kind):
-            shape = getattr(value, "shape", None)
-            got = repr(value) if shape is None else f"{type(value).__name__} of shape {shape}"
-            raise ValueError(f"{name}: expected a value such as {example}, got {got}")
+            raise ValueError(f"{name}: expected a value such as {example}, got {described(value)}")

@@ -266,6 +266,7 @@ PAGES = (
     "docs/guide.md",
     "docs/tables.md",
     "docs/conditions.md",
+    "docs/scaling.md",
 )
 
 

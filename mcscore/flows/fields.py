@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._numbers import points
+from mcscore._numbers import described, points
 from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
 from mcscore.mixtures.conditional import ConditionalMixture
@@ -58,6 +58,23 @@ def evaluate(
     return _evaluated(x_t, t, mixture, schedule, condition, reading, 2 if laplacian else 1)
 
 
+def times(t: Any, x_t: Array) -> Array:
+    """Return a time, or one for each query, in the queries' precision; ``ValueError`` if it is none."""
+    if not isinstance(t, jax.Array):  # known without waiting for a device
+        try:
+            t = np.asarray(t, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"t: expected times in [0, 1], got {described(t)}") from error
+        for late in np.ravel(t)[~((np.ravel(t) >= 0) & (np.ravel(t) <= 1))]:
+            raise ValueError(f"t: expected times in [0, 1], got {late}")
+    t = jnp.asarray(t, x_t.dtype)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape != x_t.shape[:1]):
+        raise ValueError(
+            f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
+        )
+    return t
+
+
 def _evaluated(
     x_t: Points,
     t: Time,
@@ -71,14 +88,7 @@ def _evaluated(
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     check_schedule(schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
-    if isinstance(t, int | float | np.ndarray | np.number):  # known without waiting for a device
-        for late in np.ravel(t)[~((np.ravel(t) >= 0) & (np.ravel(t) <= 1))]:
-            raise ValueError(f"t: expected times in [0, 1], got {late}")
-    t = jnp.asarray(t, x_t.dtype)
-    if t.ndim > 1 or (t.ndim == 1 and t.shape != x_t.shape[:1]):
-        raise ValueError(
-            f"t: expected a scalar or one time per query {x_t.shape[:1]}, got {t.shape}"
-        )
+    t = times(t, x_t)
     c = mixture.conditions(condition, len(x_t))
     over, rest = mixture.evaluation.over, (mixture, schedule, reading)
     return over_queries(at_times, (x_t, t, c), rest, order, over=over)

@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import is_traced, pytree
-from mcscore._validation import as_key, at_least
-from mcscore.flows.fields import Points
+from mcscore._numbers import points
+from mcscore._validation import as_key, at_least, of_type
+from mcscore.flows.fields import Points, times
 from mcscore.jet.dense import block_weights, product
 from mcscore.jet.streaming import over_tiles
 from mcscore.mixtures.value import Mixture
-from mcscore.schedules import Schedule, Time
+from mcscore.schedules import Schedule, Time, check_schedule
 
 FEW = 5  # rows: an effective sample size below says that a handful decide
 OFTEN = 0.1  # of the queries: so many poor ones are worth a warning
@@ -79,8 +80,14 @@ def minibatch_score(
     >>> s.shape, se.shape
     ((3, 2), (3, 2))
     """
+    of_type(Mixture, "mcs.mixture(x, kernel=mcs.Dirac())", mixture=mixture)
+    if mixture.blocks.bases is not None:
+        raise ValueError("mixture: expected one with an isotropic kernel, got local covariances")
+    check_schedule(schedule)
     at_least(1, batches=batches, batch_size=batch_size)
-    found = _minibatch_score(as_key(key), x_t, t, mixture, schedule, batch_size, batches)
+    x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
+    t = times(t, x_t)
+    found = _minibatch_score(as_key(key), x_t, t, mixture, schedule, int(batch_size), int(batches))
     if not is_traced(found.score):
         poor = float(np.mean(np.asarray(found.effective_sample_size) < FEW))
         if poor > OFTEN:
@@ -102,10 +109,7 @@ def _minibatch_score(
     batch_size: int,
     batches: int,
 ) -> ScoreEstimate:
-    x_t = jnp.asarray(x_t, mixture.dtype)
-    if x_t.ndim != 2 or x_t.shape[1] != mixture.dimension:
-        raise ValueError(f"x_t: expected shape (queries, {mixture.dimension}), got {x_t.shape}")
-    alpha, variance, *_ = schedule.rates(jnp.asarray(t, x_t.dtype))
+    alpha, variance, *_ = schedule.rates(t)
     alpha, variance = jnp.reshape(alpha, (-1, 1)), jnp.reshape(variance, (-1, 1))
 
     def one(key):

@@ -200,6 +200,7 @@ class Generator:
         The log density is NaN where the network folds, see ``Agreement.folded``.
         """
         at_least(0, n=n)
+        n = int(n)
         key, given = as_key(key), self.conditions(condition, n)
         size = DENSITY_CHUNK
         parts = [
@@ -231,6 +232,7 @@ class Generator:
             mesh: Over whose devices the samples go; by default the context's (``jax.set_mesh``).
         """
         at_least(0, n=n)
+        n = int(n)
         key, size, places = as_key(key), SAMPLE_CHUNK, places_of((), mesh=mesh)
         given = self.conditions(condition, n)
         if given is not None and self.law is not None:

@@ -29,6 +29,7 @@ from mcscore.flows.flow import DEFAULT_STEPS, compiled_flow, evaluations, solved
 from mcscore.flows.solvers import Bosh3, Controller, Dopri5, Solver
 from mcscore.generators.noise import Normal, Sobol
 from mcscore.generators.pairs import Pairs, PairsReport
+from mcscore.mixtures.conditional import ConditionalMixture
 from mcscore.mixtures.value import Mixture
 from mcscore.parallel import places_of
 from mcscore.schedules import Schedule, check_schedule
@@ -62,6 +63,9 @@ class Labelling:
         at_least(0, error_sample=self.error_sample)
         optional = dict(minibatch=self.minibatch, steps=self.steps)
         at_least(1, **{name: value for name, value in optional.items() if value is not None})
+        for name in ("minibatch", "steps", "chunk_size", "error_sample"):
+            if getattr(self, name) is not None:  # NumPy's integers overflow
+                object.__setattr__(self, name, int(getattr(self, name)))
         if self.steps is not None and self.stepsize_controller is not None:
             raise ValueError(
                 "steps: expected None beside a stepsize_controller, which chooses them"
@@ -160,6 +164,8 @@ def generate_pairs(
     ((100, 2), (100, 2))
     """
     at_least(1, n=n)
+    n = int(n)
+    of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     how = Labelling(
         noise,
         minibatch,
@@ -175,6 +181,8 @@ def generate_pairs(
     check_schedule(schedule)
     if mixture.condition_dimension and minibatch is not None:
         raise ValueError("minibatch: expected None with a conditional law, which takes all rows")
+    if minibatch is not None and mixture.blocks.bases is not None:
+        raise ValueError("minibatch: expected None but with an isotropic kernel")
     proposal = None if conditions is None else mixture.conditions(conditions)
     places = places_of((), mixture.evaluation.over, mesh)
     key = as_key(key)

@@ -267,6 +267,8 @@ def _posed(
     network, rows = options.network, len(data[0])
     batch = min(options.batch_size or rows, rows)
     epochs = options.epochs or min(300, -(-DEFAULT_STEPS[name] // (rows // batch)))
+    if epochs * (rows // batch) >= 2**31:
+        raise ValueError(f"epochs: expected fewer than 2^31 steps, got {epochs} epochs")
     optimizer = options.optimizer or default_optimizer(epochs * (rows // batch))
     given = sum(part.shape[1] for part in data[1:-1])
     params = network.init(init_key, data[0].shape[1], data[0].dtype, given)

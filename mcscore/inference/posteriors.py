@@ -69,6 +69,7 @@ def posterior(
     True
     """
     of_type(Mixture, "mcs.mixture(x, kernel=mcs.Auto())", law=law)
+    of_type(Callable, "lambda x: -x[:, 0] ** 2", log_likelihood=log_likelihood)
     at_least(1, n=n, proposals=proposals)
     at_least(0, moves=moves)
     if moves and _has_ties(law.frame):

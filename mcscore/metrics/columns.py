@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from mcscore._validation import Table, two_tables
+from mcscore._validation import Table, at_least, of_type, two_tables
 
 
 def column_kl(
@@ -22,7 +22,7 @@ def column_kl(
     """Return ``KL(x || y)`` of every column by kernel density estimates, as the paper reports.
 
     Both densities are SciPy's Gaussian KDE with bandwidth factor 0.2 on 1000 equal points over the
-    range of ``x``, normalized on that grid.
+    range of ``x``, normalized on that grid. ``ValueError`` if a column is constant.
 
     >>> x = np.random.default_rng(0).normal(size=(500, 2))
     >>> column_kl(x, x)
@@ -31,6 +31,14 @@ def column_kl(
     from scipy.stats import entropy, gaussian_kde
 
     tables = two_tables(x, y, weights=(x_weights, y_weights))
+    for name, table in zip(("x", "y"), tables, strict=True):
+        if len(table) < 2:
+            raise ValueError(f"{name}: expected two rows at least, got {len(table)}")
+        table.require_variation()
+    at_least(2, points=points)
+    of_type((int, float), "0.2", bandwidth=bandwidth)
+    if not 1e-30 < bandwidth < np.inf:
+        raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
     out = np.zeros(tables[0].values.shape[1])
     for j in range(len(out)):
         column = tables[0].values[:, j]

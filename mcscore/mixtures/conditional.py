@@ -279,13 +279,17 @@ def conditions_in(
     gain = frame.log_det(c)
     if not traced and len(lost := np.flatnonzero(np.isneginf(np.asarray(gain)))):
         raise ValueError(f"condition: {c[lost[0]]} lies outside the bounds of the columns")
-    return jnp.asarray(frame.forward(c), dtype)
+    found = jnp.asarray(frame.forward(c), dtype)
+    limit = np.sqrt(np.finfo(dtype).max)  # of squares
+    if not traced and len(far := np.flatnonzero(~(np.abs(found) < limit).all(1))):
+        raise ValueError(f"condition: {c[far[0]]} is too far outside the data for {dtype}")
+    return found
 
 
 def _values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
     """Return conditions as an array (b, k), by names where there are any."""
     if isinstance(condition, dict):
-        if set(condition) != set(names or ()):
+        if not condition or set(condition) != set(names or ()):
             raise ValueError(
                 f"condition: expected values of {names or 'columns without names'}, got {list(condition)}"
             )

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import pytree
+from mcscore._numbers import described
 from mcscore._validation import Table, at_least
 from mcscore.frames import Frame, FrameKind, Identity, Placed
 from mcscore.jet import Blocks
@@ -161,7 +162,7 @@ class Isotropic(Kernel):
             covariance = (weights * centered.T) @ centered
             matrix = pull(*relative(self.h**2 * np.eye(x.shape[1]), covariance))
             x = center + centered @ matrix.T
-        return balanced_blocks(x, weights, rows, self.h**2)
+        return balanced_blocks(x, weights, rows, float(self.h) ** 2)
 
 
 @pytree()
@@ -283,5 +284,5 @@ def scott(rows: float | int, dimension: int) -> float:
 
 def _check_bandwidth(h: Any) -> None:
     number = isinstance(h, int | float | np.number | np.ndarray | jax.Array)
-    if not number or not 0 < h < np.inf:
-        raise ValueError(f"h: expected a positive bandwidth, got {h!r}")
+    if not number or np.ndim(h) or not 0 < h < 1e19:  # its square is finite in float32
+        raise ValueError(f"h: expected a positive bandwidth, got {described(h)}")

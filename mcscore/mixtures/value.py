@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from mcscore._arrays import is_traced, is_zero, pytree, rounded_up, shapes, with_precision
-from mcscore._numbers import column_numbers, points
+from mcscore._numbers import as_numbers, column_numbers, points
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
 from mcscore.frames import AffineFrame, Identity
@@ -87,6 +87,7 @@ class Mixture:
         (1, 10, 3)
         """
         at_least(1, rows=rows)
+        rows = int(rows)
         if self.blocks.bases is not None:
             raise ValueError(
                 "subsample: expected an isotropic kernel, got one with local covariances"
@@ -159,7 +160,7 @@ class Mixture:
         rest = [j for j in range(self.dimension) if j not in columns]
         if not rest:
             raise ValueError(f"columns: expected fewer than all {self.dimension}, to leave some")
-        found = jnp.asarray(values, self.dtype)
+        found = as_numbers(values, self.dtype, "values")
         if found.shape != (len(columns),):
             raise ValueError(f"values: expected shape ({len(columns)},), got {found.shape}")
         if not is_traced(found):
@@ -209,7 +210,8 @@ class Mixture:
         traced = self._is_traced(matrix, values, covariance)
         library: Any = jnp if traced else np  # in float64: the frame's shift may be large
         kind = self.dtype if traced else np.float64
-        matrix, values, noise = (library.asarray(a, kind) for a in (matrix, values, covariance))
+        given = dict(matrix=matrix, values=values, covariance=covariance).items()
+        matrix, values, noise = (library.asarray(as_numbers(a, kind, name)) for name, a in given)
         m, d = len(values) if values.ndim == 1 else 0, self.dimension
         if matrix.shape != (m, d) or m == 0:
             raise ValueError(
