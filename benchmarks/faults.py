@@ -2,17 +2,17 @@
 
     python benchmarks/faults.py --calls 10000 --files 10000 --kills 50 --out benchmarks/results/faults.jsonl
 
-A call takes one hostile argument beside good ones, at every public function in turn. It is right if it ends in
-an error of one sentence that names the argument or column, or in finite numbers that are those of the same
+A call takes one hostile argument beside good ones, at every public function in turn. It is right if it ends
+in an error of one sentence that names the argument or column, or in finite numbers that are those of the same
 values in plain float64; rows whose squares are not finite in float32 may be so in the answer.
 
-A file is a saved law or generator with bytes changed, cut, inserted, moved, or numbers of its header replaced.
-It is right if it is refused by name, or gives the same draws, within ten seconds. ``grown_mb`` is by how much the
-process grew at most.
+A file is a saved law or generator with bytes changed, cut, inserted, moved, or numbers of its header
+replaced. It is right if it is refused by name, or gives the same draws, within ten seconds. ``grown_mb`` is
+by how much the process grew at most.
 
-A killed run is ``mcscore.fit`` with ``checkpoint=``, ended at a random moment and started again until it is
-through. It is right if its numbers are to the bit those of a run that was left alone, and no part that was kept
-is lost.
+A killed run is ``mcscore.fit`` with ``checkpoint=``, ended at a random moment and started again until it
+is through. It is right if its numbers are to the bit those of a run that was left alone, and no part that
+was kept is lost.
 """
 
 from __future__ import annotations
