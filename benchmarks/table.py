@@ -1,4 +1,4 @@
-"""Write the tables of README.md, benchmarks/README.md and docs/experiments.md from the committed results.
+"""Write the tables of benchmarks/README.md and of docs/ from the committed results.
 
 python benchmarks/table.py
 """
@@ -201,31 +201,6 @@ def rivals() -> list[str]:
     return table
 
 
-def front() -> list[str]:
-    """The front page's: a line per rival, a column per table."""
-    entries = read("rivals.jsonl")
-    tables = {
-        e["data"]: f"{e['data'].replace('_', ' ')} ({e['rows']:,}, {e['d']})" for e in entries
-    }
-    out = ["| | " + " | ".join(tables.values()) + " |", "|---" * (len(tables) + 1) + "|"]
-    done = [e for e in entries if "failed" not in e and e["rival"] != REFERENCE]
-    best = {t: best_of([e for e in done if e["data"] == t], "classifier") for t in tables}
-    names = dict.fromkeys(e["rival"] for e in entries if e["rival"] != REFERENCE)
-    for rival in sorted(names, key=lambda name: not name.startswith("mcscore")):
-        cells = []
-        for table in tables:
-            found = [e for e in entries if (e["rival"], e["data"]) == (rival, table)]
-            if not found or "failed" in found[0]:
-                cells.append("failed" if found else "")
-                continue
-            (entry,) = found
-            text = f"{entry['classifier']:.3f}"
-            text = f"**{text}**" if rival in best[table] else text
-            cells.append(f"{text} ({entry['training_seconds']:.0f} s)")
-        out.append(f"| {rival} | " + " | ".join(cells) + " |")
-    return out
-
-
 def against(own: dict, rival: dict) -> list[int]:
     """Return whether ours is behind (0), equal (1) or first (2), in distance and classifier."""
     best = [best_of([own, rival], name) for name in ("sliced_wasserstein", "classifier")]
@@ -292,7 +267,7 @@ def write(path: Path, mark: str, table: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    write(ROOT / "README.md", "laws", laws())
+    write(ROOT / "docs/which_model.md", "laws", laws())
     write(ROOT / "benchmarks/README.md", "samples", samples())
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
@@ -300,5 +275,4 @@ if __name__ == "__main__":
     write(ROOT / "docs/experiments.md", "reproduce", reproduced())
     write(ROOT / "docs/experiments.md", "rivals", rivals())
     write(ROOT / "docs/experiments.md", "in time", in_time())
-    write(ROOT / "README.md", "rivals", front())
     write(ROOT / "docs/experiments.md", "pipeline", pipeline())

@@ -267,13 +267,14 @@ PAGES = (
     "docs/tables.md",
     "docs/conditions.md",
     "docs/scaling.md",
+    "docs/which_model.md",
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_the_pages_runs(page, tmp_path):
-    """In a process of its own, in float32 and unchecked; the README with XLA's own settings too."""
+    """In a process of its own, in float32 and unchecked; the front page with XLA's own settings too."""
     readme = (ROOT.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert blocks
@@ -281,19 +282,25 @@ def test_code_of_the_pages_runs(page, tmp_path):
     quick |= {"steps=2_000": "steps=100", "20_000": "500", "epochs=20": "epochs=2"}
     law = "kernel=mcs.Local(0.6, clusters=2), frame=mcs.Gaussianize()"  # Auto has tests of its own
     tiny = "epochs=2, network=mcs.MLP(width=8, depth=1)"
-    quick |= {"kernel=mcs.Auto()": law, "fit(key, x)": f"fit(key, x, {law}, pairs=500, {tiny})"}
+    quick |= {
+        "kernel=mcs.Auto()": law,
+        "fit(fit_key, x)": f"fit(fit_key, x, {law}, pairs=500, {tiny})",
+    }
     quick |= {"key, x, pairs=5_000, epochs=5": f"key, x, {law}, pairs=300, {tiny}"}
     quick |= {"pairs, epochs=60": f"pairs, {tiny}", "pairs=5_000, epochs=10": f"pairs=300, {tiny}"}
     quick |= {"key, x, pairs=5_000": f"key, x, {law}, pairs=300", "n=5_000": "n=300"}
     quick |= {"mcs.Auto(most_rows=4_000)": "mcs.Local(0.6, clusters=2)", "epochs=10": "epochs=2"}
     quick |= {"width=32, depth=3": "width=8, depth=1", "2_000": "200", "draws=50": "draws=10"}
     quick |= {"fit(key, x, condition=c)": f"fit(key, x, condition=c, {law}, pairs=300, {tiny})"}
+    quick |= {
+        "fit_key, x_of_c, condition=c": f"fit_key, x_of_c, condition=c, {law}, pairs=300, {tiny}"
+    }
     quick |= {"np.stack(paths, 1))": f"np.stack(paths, 1), {law}, pairs=300, {tiny})"}
     code = "\n".join(blocks)
     for long, short in quick.items():
         code = code.replace(long, short)
     run = [sys.executable, "-W", "error", "-c", code]
-    flags = {"XLA_FLAGS": ""} if page == "README.md" else {}
+    flags = {"XLA_FLAGS": ""} if page == "docs/index.md" else {}
     env = os.environ | flags
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mcscore._arrays import host_generator
-from mcscore._numbers import described
+from mcscore._numbers import numbers
 from mcscore._optional import needed
 from mcscore._validation import as_key
 
@@ -56,8 +56,9 @@ def split(key: Array, x: np.ndarray, *shares: float) -> list[np.ndarray]:
     """
     if not shares or not all(isinstance(s, int | float) and 0 < s < np.inf for s in shares):
         raise ValueError(f"shares: expected positive numbers, got {shares}")
-    if np.ndim(x) == 0:
-        raise ValueError(f"x: expected rows, got {described(x)}")
+    x = x if hasattr(x, "shape") else numbers(x, "x", None)
+    if not np.shape(x):
+        raise ValueError(f"x: expected rows, got {x!r:.60}")
     order = host_generator(as_key(key)).permutation(len(x))
     bounds = (np.cumsum(shares[:-1]) / sum(shares) * len(x)).round().astype(int)
     return [np.asarray(x)[part] for part in np.split(order, bounds)]
