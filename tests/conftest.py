@@ -4,8 +4,8 @@
 as if the native kernel had not been built.
 
 Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
-optimized little (float32) or not (float64). That of docs/index.md (``test_structure.py``) is compiled as by users.
-Workers and the processes that tests start share what they have compiled.
+optimized little (float32) or not (float64). That of docs/index.md (``test_structure.py``) is compiled as by
+users. Workers and the processes that tests start share what they have compiled.
 """
 
 import atexit

@@ -37,7 +37,7 @@ def column_kl(
         table.require_variation()
     at_least(2, points=points)
     of_type((int, float), "0.2", bandwidth=bandwidth)
-    if not 1e-30 < bandwidth < np.inf:
+    if not 1e-30 < bandwidth < 1e30:
         raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
     out = np.zeros(tables[0].values.shape[1])
     for j in range(len(out)):
