@@ -536,7 +536,10 @@ def main() -> None:
     args = parser(__doc__ or "", **options).parse_args()
     if args.quick:
         args.calls, args.files, args.kills = 300, 300, 1
-    results = Results(args.out, "Does anything crash, hang, lose work or answer nonsense?")
+    chosen = [name for name in ("calls", "files", "kills") if getattr(args, name)]
+    results = Results(
+        args.out, "Does anything crash, hang, lose work or answer nonsense?", data=chosen
+    )
     if args.calls:
         hostile_calls(args.calls, results, args.seed)
     if args.files:

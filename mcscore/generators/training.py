@@ -299,13 +299,16 @@ def _solved(
             "start": [jax.tree.leaves(p.state) for p in problems],
         }
         store = Checkpoint(checkpoint, settings)
-    if problems[0].places is not None:  # processes send and receive in one order
-        return [_solve(problem, store, progress, stop) for problem in problems]
-    with ThreadPoolExecutor(len(problems)) as pool:
+    side_by_side = 1 if problems[0].places else len(problems)  # processes send in one order
+    with ThreadPoolExecutor(side_by_side) as pool:
         try:
-            return list(pool.map(lambda problem: _solve(problem, store, progress, stop), problems))
+            done = list(pool.map(lambda problem: _solve(problem, store, progress, stop), problems))
         finally:
             stop.set()  # one has failed or was interrupted: the other need not finish
+    on_one = partial(
+        jax.tree.map, lambda a: jnp.asarray(np.asarray(a))
+    )  # device, from a mesh or a file
+    return [(on_one(params), history) for params, history in done]
 
 
 def _solve(
@@ -337,8 +340,7 @@ def _solve(
         )
     train_losses, validation_losses = at.losses.T
     stopped = len(at.losses) < problem.epochs
-    best = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), at.best)  # from a mesh, to one device
-    return best, History(train_losses, validation_losses, int(at.best_epoch), stopped)
+    return at.best, History(train_losses, validation_losses, int(at.best_epoch), stopped)
 
 
 def _resumed(problem: _Problem, store: Checkpoint | None) -> _Progress:

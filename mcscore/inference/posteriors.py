@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mcscore._numbers import described
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.frames import OpenedFrame
@@ -69,7 +70,8 @@ def posterior(
     True
     """
     of_type(Mixture, "mcs.mixture(x, kernel=mcs.Auto())", law=law)
-    of_type(Callable, "lambda x: -x[:, 0] ** 2", log_likelihood=log_likelihood)
+    if not callable(log_likelihood):
+        raise ValueError(f"log_likelihood: expected a function, got {described(log_likelihood)}")
     at_least(1, n=n, proposals=proposals)
     at_least(0, moves=moves)
     if moves and _has_ties(law.frame):

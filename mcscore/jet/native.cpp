@@ -369,6 +369,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mcscore_stream, stream,
 double mcscore_loop(int columns, int repeats) { return targets()[0]->loop(columns, repeats); }
 
 // The names of what this processor can do, best first, separated by spaces.
+// The version of XLA's interface that this was built with: another one's handlers stop the whole backend.
+int mcscore_interface() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
+
 const char *mcscore_targets() {
   static const std::string names = [] {
     std::string all;

@@ -6,6 +6,7 @@ It is built on installation where a C++ compiler is found. Without it everything
 from __future__ import annotations
 
 import ctypes
+import re
 import warnings
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -29,6 +30,15 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
+def _interface() -> int:
+    """Return the version of XLA's interface that the installed jaxlib has, which it checks too late."""
+    text = (Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text()
+    major, minor = (
+        re.findall(rf"#define XLA_FFI_API_{part} (\d+)", text)[0] for part in ("MAJOR", "MINOR")
+    )
+    return 1000 * int(major) + int(minor)
+
+
 @cache
 def targets() -> tuple[str, ...]:
     """Return the instruction sets that the kernel can use here, best first; none where it was not built.
@@ -40,6 +50,11 @@ def targets() -> tuple[str, ...]:
     if library is None:
         return ()
     try:
+        if (built := library.mcscore_interface()) != (installed := _interface()):
+            raise RuntimeError(
+                f"it was built for another jaxlib (interface {built}, installed is {installed}); "
+                "install mcscore again to build it anew"
+            )
         handler = jax.ffi.pycapsule(library.mcscore_stream)
         jax.ffi.register_ffi_target("mcscore_stream", handler, platform="cpu")
     except Exception as error:  # built for another JAX

@@ -56,6 +56,14 @@ def test_native_jets_are_those_of_float64(d, kernel, s, target):
             close(log_density(*ask, evaluation=how), first.log_p, 1e-6)
 
 
+@needs_kernel
+def test_a_kernel_built_for_another_jaxlib_is_left_alone(monkeypatch):
+    """Its registration would stop the whole backend, at the first computation."""
+    monkeypatch.setattr(native, "_interface", lambda: 7)
+    with pytest.warns(UserWarning, match="built for another jaxlib .* installed is 7"):
+        assert native.targets.__wrapped__() == ()
+
+
 def hostile(rng, d):
     """Return blocks with far centers, columns of all scales or constant, equal and closed rows, bases."""
     k, r = rng.choice([1, 2, 5]), rng.choice([1, 63, 130])
