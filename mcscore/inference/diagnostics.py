@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mcscore._arrays import shapes
 from mcscore._numbers import points
 from mcscore._validation import as_key, at_least
 
@@ -32,6 +33,7 @@ class Coverage(NamedTuple):
     ranks: Float[np.ndarray, "n d"]
     distance: float
     band: float
+    __repr__ = shapes
 
     @property
     def calibrated(self) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mcscore._arrays import shapes
 from mcscore._numbers import described
 from mcscore._optional import needed
 from mcscore._validation import as_key, at_least, of_type
@@ -32,6 +33,7 @@ class Posterior(NamedTuple):
     effective_sample_size: float
     log_evidence: float
     moved: int
+    __repr__ = shapes
 
 
 def posterior(
