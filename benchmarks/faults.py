@@ -540,6 +540,10 @@ def main() -> None:
     results = Results(
         args.out, "Does anything crash, hang, lose work or answer nonsense?", data=chosen
     )
+    first, *others = results.lines  # of what is run again, nothing stays
+    results.lines[:] = [first, *(line for line in others if line["data"] not in chosen)]
+    results.old.clear()
+    results.place = len(results.lines)
     if args.calls:
         hostile_calls(args.calls, results, args.seed)
     if args.files:
