@@ -292,7 +292,7 @@ def at_least(least: int, **values: Any) -> None:
                 f"{name}: expected an integer of at least {least}, got {described(value)}"
             )
         if operator.index(value) >= 2**31:
-            raise ValueError(f"{name}: expected an integer below 2^31, got {value:.3g}")
+            raise ValueError(f"{name}: expected an integer below 2^31, got {described(value)}")
 
 
 def of_type(kind: type | tuple[type, ...], example: str, **values: Any) -> None:

@@ -25,11 +25,7 @@ from mcscore.storage.fingerprints import PLAIN, fingerprint
 from mcscore.storage.processes import is_first, of_first, several
 from mcscore.storage.tensors import read_tensors, write_tensors
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "numpy",
-)  # their versions belong to a run: results are the same to the bit
+PACKAGES = "jax", "jaxlib", "numpy"  # whose versions belong to a run: it goes on to the bit
 
 
 class Checkpoint:
