@@ -191,6 +191,9 @@ def calls() -> dict[str, Call]:
         ),
         "kernel": (lambda kind, h: mcs.mixture(X, kernel=kernels[kind](h)), dict(kind=0, h=0.4),
                    dict(h=numbers(0.3))),
+        "subsample": (
+            mcs.chunked.subsample, dict(key=KEY, source=X, rows=5), dict(key=KEYS, rows=counts())
+        ),
         "log_prob": (LAW.log_prob, dict(x=X[:4]), dict(x=table(X[:4]))),
         "sample": (LAW.sample, dict(key=KEY, n=3), dict(key=KEYS, n=counts())),
         "condition": (

@@ -1,4 +1,7 @@
 from . import (
+    chunked as chunked,
+)
+from . import (
     datasets as datasets,
 )
 from . import (

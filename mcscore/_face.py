@@ -10,8 +10,8 @@ from typing import Any
 from lazy_loader import attach_stub
 
 ROOMS = (
-    "datasets", "experiments", "flows", "frames", "generators", "inference", "jet", "metrics", "mixtures",
-    "pipeline", "plotting", "schedules", "storage",
+    "chunked", "datasets", "experiments", "flows", "frames", "generators", "inference", "jet", "metrics",
+    "mixtures", "pipeline", "plotting", "schedules", "storage",
 )  # fmt: skip
 MOVED = {  # what README, docs or notebooks of 0.1 used: where it is now
     "AdamsBashforth": ("mcscore.flows", "AdamsBashforth"),

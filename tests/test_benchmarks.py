@@ -7,7 +7,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 NAMES = ["labels", "pipeline", "generator", "rivals", "kinds", "dynamics", "inference"]
-NAMES += ["faults", "devices"]
+NAMES += ["faults", "devices", "larger"]
 
 
 @pytest.mark.slow

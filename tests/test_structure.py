@@ -26,7 +26,7 @@ FLOORS = [  # a room imports from lower floors, or from itself without circles
     {"mixtures"},
     {"flows"},
     {"generators", "sklearn"},
-    {"pipeline"},
+    {"pipeline", "chunked"},
     {"inference"},
     {"experiments"},
     {"__main__"},

@@ -23,7 +23,7 @@ from mcscore.frames import (
 )
 from mcscore.jet import Blocks, Evaluation
 from mcscore.mixtures.conditional import conditional_on_last
-from mcscore.mixtures.kernels import Dirac, Kernel
+from mcscore.mixtures.kernels import Choice, Dirac, Kernel
 from mcscore.mixtures.layout import moments
 from mcscore.mixtures.report import Report
 from mcscore.mixtures.value import BLOCK_ROWS, Mixture
@@ -85,6 +85,26 @@ def mixture(
     (3, (1, 3, 3))
     """
     table = joined(x, condition, weights)
+    law, _ = choose_law(
+        table, kernel=kernel, groups=groups, bounds=bounds, periodic=periodic,
+        frame=frame, key=key, block_rows=block_rows, evaluation=evaluation,
+    )  # fmt: skip
+    return conditional_on_last(law, table.given) if table.given else law
+
+
+def choose_law(
+    table: Table,
+    *,
+    kernel: Kernel,
+    groups: Any = None,
+    bounds: Mapping[Any, Any] | None = None,
+    periodic: Mapping[Any, Any] | None = None,
+    frame: FrameKind | None = None,
+    key: Array | None = None,
+    block_rows: int = BLOCK_ROWS,
+    evaluation: Evaluation | None = None,
+) -> tuple[Mixture, Choice]:
+    """Return the joint law of all columns of a table, and what was chosen; see ``mixture``."""
     at_least(1, block_rows=block_rows)
     evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
     check_law(kernel, frame)
@@ -133,8 +153,7 @@ def mixture(
     width, variance = moments(chosen.blocks)
     _check_resolution(table.dtype, chosen.kernel, chosen.blocks, float(width), float(variance))
     blocks, width, variance = on_device((chosen.blocks, width, variance), table.dtype)
-    law = Mixture(blocks, width, variance, fitted, evaluation, report, table.columns)
-    return conditional_on_last(law, table.given) if table.given else law
+    return Mixture(blocks, width, variance, fitted, evaluation, report, table.columns), chosen
 
 
 def joined(x: Any, condition: Any, weights: Any = None) -> Table:

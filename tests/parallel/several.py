@@ -32,6 +32,7 @@ def results(rows, mesh=None, checkpoint=None):
         x=made.pairs.x,
         losses=made.history.train_loss,
         held_out=made.history.validation_loss,
+        some=mcs.chunked.subsample(jax.random.key(2), rows, 30),
         samples=made.generator.sample(jax.random.key(1), 97, mesh=mesh),
     )
 

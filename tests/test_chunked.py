@@ -1,0 +1,129 @@
+"""Tables larger than memory, here small ones: the law of all rows, part by part."""
+
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+import mcscore as mcs
+from mcscore import chunked
+from mcscore.chunked import laws
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(503, 3)) * [1, 2, 3]
+KDE = mcs.Isotropic(0.4)
+
+
+def law_of(source, **options):
+    return chunked.mixture(source, tempfile.mkdtemp(), **(dict(rows=150, kernel=KDE) | options))
+
+
+def test_the_law_is_that_of_all_rows():
+    law, whole, q = law_of(X), mcs.mixture(X, kernel=KDE), 2 * X[:40]
+    assert sorted(law.sizes) == [125, 126, 126, 126]
+    tight = dict(rtol=1e-4, atol=1e-4) if whole.dtype == np.float32 else dict(rtol=1e-10)
+    np.testing.assert_allclose(law.log_prob(q), whole.log_prob(q), **tight)
+    schedule = mcs.Cosine()
+    jet = law.evaluate(q, 0.3, schedule, laplacian=True)
+    expected = mcs.flows.evaluate(q, 0.3, whole, schedule)
+    for own, other in zip(jet, expected, strict=True):
+        np.testing.assert_allclose(own, other, **tight)
+    np.testing.assert_allclose(law.score(q, 0.3, schedule), expected.field, **tight)
+    draws = np.asarray(law.sample(KEY, 20_000))
+    np.testing.assert_allclose(draws.std(0), np.sqrt(X.var(0) + 0.16), rtol=0.03)
+    assert np.ptp([d.std() for d in np.split(draws[:, 2], 10)]) < 0.5  # parts are mixed
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 300], list(range(50, 503, 50))])
+def test_chunks_do_not_matter(cuts, tmp_path):
+    parts = np.split(X, cuts)
+    some = chunked.subsample(KEY, iter(parts), 100)
+    np.testing.assert_array_equal(some, chunked.subsample(KEY, X, 100))
+    places = [int(np.flatnonzero((row == X).all(1))[0]) for row in some]
+    assert len(set(places)) == 100 and places == sorted(places)
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"{number:02d}.npy", part)
+    laws = [law_of(source) for source in (X, parts, lambda: iter(parts), tmp_path)]
+    nats = [np.asarray(law.log_prob(X[:9])) for law in laws]
+    for other in nats[1:]:
+        np.testing.assert_array_equal(nats[0], other)
+
+
+def test_every_row_is_drawn_equally_often():
+    counts = np.zeros(30)
+    for key in jax.random.split(KEY, 400):
+        counts[chunked.subsample(key, np.arange(30.0)[:, None], 6)[:, 0].astype(int)] += 1
+    assert abs(counts - 80).max() < 5 * np.sqrt(80 * 0.8)
+    on_device = chunked.subsample(KEY, jax.numpy.arange(30.0)[:, None], 6)
+    np.testing.assert_array_equal(on_device, chunked.subsample(KEY, np.arange(30.0)[:, None], 6))
+    assert len(chunked.subsample(KEY, X, 1000)) == len(X)
+
+
+def test_an_interrupted_law_goes_on(tmp_path, monkeypatch):
+    options = dict(rows=150, kernel=mcs.Auto(frames=(mcs.Affine(),)))
+    whole = chunked.mixture(X, tmp_path / "whole", **options)
+    made, choose = [], laws.choose_law
+
+    def failing(*args, **kwargs):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(choose(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(laws, "choose_law", failing)
+    with pytest.raises(KeyboardInterrupt):
+        chunked.mixture(X, tmp_path / "cut", **options)
+    with pytest.raises(ValueError, match="no complete law"):
+        chunked.load(tmp_path / "cut")
+    monkeypatch.setattr(laws, "choose_law", choose)
+    (tmp_path / "cut/law-00001.safetensors").write_bytes(b"0" * 50)
+    with pytest.warns(RuntimeWarning, match=r"law-00001.* it is made again"):
+        law = chunked.mixture(X, tmp_path / "cut", **options)
+    np.testing.assert_array_equal(law.log_prob(X), whole.log_prob(X))
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {
+        *(f"law-{i:05d}.safetensors" for i in range(4)), "law.json", "run.json"
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="rows: 150 there, 140 here"):
+        chunked.mixture(X, tmp_path / "cut", **options | dict(rows=140))
+    with pytest.raises(ValueError, match="source"):
+        chunked.mixture(X + 1, tmp_path / "cut", **options)
+    (tmp_path / "cut/law-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match="law-00002"):
+        chunked.load(tmp_path / "cut")
+
+
+def test_a_sorted_table_with_names_ties_and_bounds():
+    pd = pytest.importorskip("pandas")
+    rows = pd.DataFrame(dict(day=np.arange(900) // 90, size=np.abs(np.repeat(X[:450, 0], 2))))
+    options = dict(
+        kernel=mcs.Local(0.5, clusters=4), frame=mcs.Affine(), bounds={"size": (0, None)}
+    )
+    law = law_of(lambda: (rows[i : i + 250] for i in range(0, 900, 250)), rows=300, **options)
+    drawn = law.sample(KEY, 2000, as_frame=True)
+    assert list(drawn) == ["day", "size"] and set(drawn["day"]) <= set(range(10))
+    assert drawn["size"].min() >= 0 and abs(drawn["day"].mean() - 4.5) < 0.3
+    assert np.isfinite(np.asarray(law.log_prob(rows[:50]))).all()
+    with pytest.raises(ValueError, match="coordinates of their own"):
+        law.score(np.zeros((1, 2)), 0.5, mcs.Cosine())
+    some = chunked.subsample(KEY, rows, 20)
+    assert list(some) == ["day", "size"] and some.index.is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (iter([X]), "iterator"),
+        ([X, X[:, :2]], "other columns from row 503"),
+        ([X, np.full((2, 3), np.nan)], r"row 0 .*from 503 on"),
+        (3.0, "source"),
+        (np.ones(5), "source"),
+        ([], "source"),
+        (np.zeros((0, 2)), "source"),
+    ],
+)
+def test_what_is_no_table(source, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        law_of(source)
+    with pytest.raises(FileNotFoundError, match=r"no \.npy files"):
+        law_of(tmp_path)
