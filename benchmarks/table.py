@@ -232,6 +232,30 @@ def in_time() -> list[str]:
     return out
 
 
+def inference() -> list[str]:
+    entries = read("inference.jsonl")
+    table = ["| task | law | network | NPE, published |", "|---|---|---|---|"]
+    for data in dict.fromkeys(e["data"] for e in entries):
+        own = [e for e in entries if e["data"] == data and e["rival"].startswith("mcscore")]
+        told = (f"{e['c2st']:.3f} ± {e['error']:.3f}, {e['seconds']:.0f} s" for e in own)
+        cells = [data.replace("_", " "), *told, f"{own[0]['published']:.3f}"]
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
+def larger() -> list[str]:
+    """One sentence: what the law of a large table took."""
+    whole, part, cost = read("larger.jsonl")
+    return [
+        f"Measured (`benchmarks/larger.py`, two cores): {whole['rows']:,} rows of eight columns in "
+        f"{cost['parts']} parts took {cost['seconds']:.0f} s",
+        f"and {cost['resident_mib'] / 1024:.2f} GiB of memory at most;",
+        f"{cost['queries']:,} densities took {cost['density_seconds']:.0f} s, as many scores "
+        f"{cost['score_seconds']:.0f} s. The law of one part's {part['rows']:,} rows was",
+        f"{whole['gain']:.3f} ± {whole['error']:.3f} nats per row worse.",
+    ]
+
+
 def figure(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
@@ -268,6 +292,8 @@ def write(path: Path, mark: str, table: list[str]) -> None:
 
 if __name__ == "__main__":
     write(ROOT / "docs/which_model.md", "laws", laws())
+    write(ROOT / "docs/conditions.md", "inference", inference())
+    write(ROOT / "docs/scaling.md", "larger", larger())
     write(ROOT / "benchmarks/README.md", "samples", samples())
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())

@@ -125,7 +125,7 @@ def mixture(
     source: Source,
     folder: str | os.PathLike,
     *,
-    rows: int = 500_000,
+    rows: int = 250_000,
     kernel: Kernel = Auto(),
     frame: FrameKind | None = None,
     bounds: Mapping[Any, Any] | None = None,
@@ -143,7 +143,7 @@ def mixture(
     Args:
         source: A table, see ``tables``; read twice if its length is not known. No one-time iterator.
         folder: Of the parts' laws.
-        rows: Rows per part, at most: memory is some thirty times as much.
+        rows: Rows per part, at most: what memory depends on (2 GiB for 250,000 of 8 columns with `Auto`).
         kernel: As ``mcs.mixture`` takes it; so for what follows.
         frame: Coordinates.
         bounds: Ends of columns, by name or number.
