@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -31,3 +32,21 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int =
     if any(header):
         lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+class Told:
+    """Base of what ``print`` and notebooks show in words; at a prompt its ``repr`` stays."""
+
+    def told(self) -> Mapping[str, str]:
+        """Return what there is to tell, label by label; nothing where only the ``repr`` knows."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        lines = self.told()
+        return text_table(["", ""], lines.items(), left=2) if lines else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        cell = '<td style="text-align: left">{}</td>'
+        rows = (map(cell.format, map(escape, line)) for line in self.told().items())
+        body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        return f"<table>{body}</table>" if body else None

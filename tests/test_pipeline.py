@@ -284,3 +284,18 @@ def test_a_fit_that_is_interrupted_goes_on_to_the_bit(tmp_path, key, monkeypatch
             mcs.fit(key, x, checkpoint=tmp_path / "all", **options | change)
     with pytest.raises(ValueError, match=r"checkpoint: .*\(x\)"):
         mcs.fit(key, x + 1e-9, checkpoint=tmp_path / "all", **options)
+
+
+def test_what_print_and_notebooks_show():
+    x = np.random.default_rng(0).normal(size=(80, 3))
+    law = mcs.mixture(x, condition=x[:, :1] + 1, kernel=mcs.Local(0.5, clusters=2))
+    tiny = dict(pairs=200, epochs=1, refine=0, network=mcs.MLP(width=8, depth=1))
+    gen = mcs.fit(jax.random.key(0), x, kernel=mcs.Local(0.5, clusters=2), **tiny)
+    assert "80 x 3" in str(gen.law) and "given" in str(law) and "200 pairs" in str(gen)
+    for one in (law, law.joint, gen, gen.law.report):
+        html = one._repr_html_()
+        assert all(label in str(one) for label in one.told()) and html.count("<tr>") == len(
+            one.told()
+        )
+    nothing = jax.jit(lambda law: law)(gen.law)  # has no report
+    assert str(nothing) == repr(nothing) and nothing._repr_html_() is None

@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore._arrays import is_traced, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import points
 from mcscore._optional import as_dataframe, needed
+from mcscore._printing import Told
 from mcscore._validation import as_key, at_least
 from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
@@ -71,7 +72,7 @@ class Given:
 
 @pytree(static=["network"], dropped=["about", "law"])
 @dataclass(frozen=True, eq=False)
-class Generator:
+class Generator(Told):
     """A trained one-step sampler and density. ``gen(z)`` maps noise (b, d) to data in the user's units.
 
     Attributes:
@@ -95,6 +96,25 @@ class Generator:
     law: Any = field(default=None, repr=False)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     __repr__ = shapes
+
+    def told(self) -> dict[str, str]:
+        """Return what ``print`` shows: the network, and what ``about`` says of its law and density."""
+        if not self.about:
+            return {}
+        given = f" given {self.condition_dimension}" if self.given else ""
+        lines = {
+            "generator": f"{self.dimension} columns{given}, {self.network}",
+            "trained on": f"{self.about.get('pairs', 'unknown')} pairs of a law of "
+            f"{self.about.get('rows', 'unknown')} rows",
+            "law": f"{self.about.get('kernel', 'unknown')}, {self.about.get('frame', 'no frame')}",
+        }
+        if (nats := self.about.get("log_likelihood")) is not None:
+            lines["the law's held-out log-likelihood"] = f"{nats:.4g} nats"
+        if density := self.about.get("density"):
+            lines["the network's density"] = (
+                f"{density['error']:.2g} nats from the law's, known at {density['certified']:.1%} of draws"
+            )
+        return lines
 
     @property
     def dimension(self) -> int:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from mcscore._arrays import is_traced, on_device, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import points
 from mcscore._optional import as_dataframe
+from mcscore._printing import Told
 from mcscore._validation import as_key, at_least
 from mcscore.jet import Blocks, Denoiser, Evaluation, divided, log_density, stream
 from mcscore.jet.dense import product
@@ -56,7 +57,7 @@ class Support(NamedTuple):
 
 @pytree(static=["evaluation"], dropped=["report"])
 @dataclass(frozen=True, eq=False)
-class ConditionalMixture:
+class ConditionalMixture(Told):
     """The law of some columns given the others. Build it with ``mixture(x, condition=c, ...)``.
 
     Attributes:
@@ -81,6 +82,11 @@ class ConditionalMixture:
     evaluation: Any = Evaluation()
     report: Report | None = field(default=None, repr=False)
     __repr__ = shapes
+
+    def told(self) -> dict[str, str]:
+        """Return what ``print`` shows: the report, if there is one, and which columns are conditions."""
+        names = self.condition_columns or (f"the last {self.condition_dimension} columns",)
+        return {} if self.report is None else self.report.told() | {"given": ", ".join(names)}
 
     @property
     def dimension(self) -> int:

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from mcscore._printing import text_table
+from mcscore._printing import Told
 
 
 class Trial(NamedTuple):
@@ -27,7 +27,7 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Told):
     """What a user should know of a law before trusting it; ``str`` and ``to_json`` tell it.
 
     Attributes:
@@ -77,7 +77,8 @@ class Report:
     def _named(self, j: int) -> int | str:
         return j if self.names is None else self.names[j]
 
-    def __str__(self) -> str:
+    def told(self) -> dict[str, str]:
+        """Return the lines of ``print``."""
         lines = {
             "rows x columns": f"{self.rows} x {self.columns}",
             "kernel": self.kernel,
@@ -96,9 +97,9 @@ class Report:
             if hints:
                 told = ", ".join(f"{self._named(j)!r}: {_hint(hint)}" for j, hint in hints.items())
                 lines[f"perhaps {option}="] = f"{{{told}}}"
-        return text_table(["", ""], lines.items(), left=2)
+        return lines
 
-    __repr__ = __str__  # a mixture's shows the fields instead, those with repr=False left out
+    __repr__ = Told.__str__  # a mixture's shows the fields instead, those with repr=False left out
 
 
 def _hint(hint: Any) -> str:

@@ -23,6 +23,7 @@ from jaxtyping import Array, ArrayLike, Float
 from mcscore._arrays import is_traced, is_zero, pytree, rounded_up, shapes, with_precision
 from mcscore._numbers import as_numbers, column_numbers, points
 from mcscore._optional import as_dataframe
+from mcscore._printing import Told
 from mcscore._validation import as_key, at_least
 from mcscore.frames import AffineFrame, Identity
 from mcscore.jet import Blocks, Evaluation, conditioning, log_density
@@ -36,7 +37,7 @@ BLOCK_ROWS = 1024
 
 @pytree(static=["evaluation"], dropped=["report", "columns"])
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Told):
     """The data law, blocked. Build it with ``mixture``.
 
     Attributes:
@@ -57,6 +58,10 @@ class Mixture:
     report: Report | None = field(default=None, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
     __repr__ = shapes
+
+    def told(self) -> dict[str, str]:
+        """Return what ``print`` shows: the report, if there is one."""
+        return {} if self.report is None else self.report.told()
 
     @property
     def dimension(self) -> int:
