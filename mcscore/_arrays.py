@@ -89,24 +89,29 @@ def on_device(arrays: Any, dtype: Any = None) -> Any:
     return jax.device_put(jax.tree.map(lambda a: np.asarray(a, dtype), arrays))
 
 
-def side_by_side(work: Callable[[A], B], jobs: Iterable[A]) -> list[B]:
-    """Return ``work(job)`` for every job, on a CPU several at once: XLA's loops leave cores idle.
+def settled(work: Callable[[A], B]) -> Callable[[A], B]:
+    """Return ``work`` for other threads: JAX's settings belong to one, here the caller's hold in all.
 
-    JAX's settings belong to a thread: the caller's double precision and device hold in all of them.
+    They are double precision and the default device.
     """
-    threads = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
     config: Any = jax.config
     x64, device = config.jax_enable_x64, config.jax_default_device
 
-    def settled(job: A) -> B:
+    def within(job: A) -> B:
         with ExitStack() as settings:
             settings.enter_context(enable_x64(x64))
             if device is not None:
                 settings.enter_context(jax.default_device(device))
             return work(job)
 
+    return within
+
+
+def side_by_side(work: Callable[[A], B], jobs: Iterable[A]) -> list[B]:
+    """Return ``work(job)`` for every job, on a CPU several at once: XLA's loops leave cores idle."""
+    threads = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(settled, jobs))
+        return list(pool.map(settled(work), jobs))
 
 
 def rung(size: int, digits: int = 4) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore import chunked
+from mcscore._arrays import enable_x64
 from mcscore.chunked import laws
 
 KEY = jax.random.key(0)
@@ -114,7 +115,9 @@ def test_a_sorted_table_with_names_ties_and_bounds():
     ("source", "message"),
     [
         (iter([X]), "iterator"),
-        ([X, X[:, :2]], "other columns from row 503"),
+        ([X, X[:, :2]], "3 columns, but 2 from row 503"),
+        ([[1.0, 2.0], [3.0, 4.0]], r"source: .*shape \(2,\)"),
+        ([[[1.0], [2.0, 3.0]]], "source"),
         ([X, np.full((2, 3), np.nan)], r"row 0 .*from 503 on"),
         (3.0, "source"),
         (np.ones(5), "source"),
@@ -125,5 +128,41 @@ def test_a_sorted_table_with_names_ties_and_bounds():
 def test_what_is_no_table(source, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         law_of(source)
+
+
+@pytest.mark.parametrize("source", [[[1.0, 2.0]], [[[1.0], [2.0, 3.0]]], [X, X[:, :2]], [], 3.0])
+def test_rows_are_not_drawn_from_what_is_no_table(source):
+    with pytest.raises(ValueError, match="source"):
+        chunked.subsample(KEY, source, 5)
+
+
+def test_too_many_parts_and_no_files(tmp_path):
+    with pytest.raises(ValueError, match="rows: 5 make 201 parts"):
+        law_of(np.ones((1001, 2)), rows=5)
     with pytest.raises(FileNotFoundError, match=r"no \.npy files"):
         law_of(tmp_path)
+
+
+def test_no_digit_of_the_table_is_lost_on_the_way():
+    """Seconds of an epoch are too fine for float32 before a frame has shifted them."""
+    x = np.column_stack([1.7e9 + 100 * X[:, 0], X[:, 1]])
+    law = law_of(x, kernel=mcs.Local(0.5, clusters=2), frame=mcs.Affine())
+    drawn = np.asarray(law.sample(KEY, 4000), np.float64)[:, 0]
+    assert abs(drawn.mean() - x[:, 0].mean()) < 10 and abs(drawn.std() / x[:, 0].std() - 1) < 0.1
+    assert len(np.unique(drawn)) > 3000
+
+
+def test_rows_are_dealt_at_random_and_partitions_shared_out():
+    x = np.random.default_rng(1).normal(size=(800, 2))
+    x[:, 0] += 10 * (np.arange(800) % 4)  # a period of as many rows as there are parts
+    law = law_of(x, rows=200, kernel=mcs.Local(0.5, clusters=4, partitions=4))
+    means = [float(np.mean(part.sample(KEY, 2000)[:, 0])) for part in law.parts()]
+    assert len(means) == 4 and np.ptp(means) < 5
+    told = [part.report.kernel for part in law.parts()]
+    assert "partitions=4" in told[0] and all("partitions=1" in kernel for kernel in told[1:])
+
+
+def test_parts_are_read_with_the_callers_settings():
+    with enable_x64(True):
+        law = law_of(X, kernel=KDE)
+        assert {part.dtype for part in law.parts()} == {np.dtype(np.float64)}

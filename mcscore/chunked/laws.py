@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mcscore._arrays import host_generator
+from mcscore._arrays import host_generator, library_of, settled
 from mcscore._optional import as_dataframe
 from mcscore._validation import as_key, at_least
 from mcscore.chunked.rows import Source, deal
@@ -60,12 +59,13 @@ class ChunkedMixture:
 
     def parts(self) -> Iterator[Mixture]:
         """Return the laws of all parts, the next one read while one is used."""
+        part, parts = settled(self.part), len(self.sizes)
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.part, 0)
-            for number in range(len(self.sizes)):
+            ahead = pool.submit(part, 0)
+            for number in range(1, parts + 1):
                 law = ahead.result()
-                if number + 1 < len(self.sizes):
-                    ahead = pool.submit(self.part, number + 1)
+                if number < parts:
+                    ahead = pool.submit(part, number)
                 yield law
 
     def log_prob(self, x: Any) -> Float[Array, "b"]:
@@ -86,10 +86,13 @@ class ChunkedMixture:
         counts = host_generator(number_key).multinomial(int(n), self.shares)
         drawn, names = [], None
         for count, own, law in zip(counts, keys, self.parts(), strict=True):
-            drawn.append(np.asarray(law.sample(own, int(count))))
+            drawn.append(law.sample(own, int(count)))
             names = law.columns
-        x = np.concatenate(drawn)[host_generator(order_key).permutation(int(n))]
-        return as_dataframe(x, names) if as_frame else jnp.asarray(x)
+        order = host_generator(order_key).permutation(int(n))
+        x = library_of(drawn[0]).concatenate(drawn)[
+            order
+        ]  # NumPy's of columns too fine for float32
+        return as_dataframe(x, names) if as_frame else x
 
     def evaluate(self, x_t: Points, t: Time, schedule: Schedule, *, laplacian: bool = False) -> Jet:
         """Return log density, score and, if asked for, Laplacian of the diffused law, see ``flows``.
@@ -141,9 +144,10 @@ def mixture(
     no partitions of its own: theirs average too.
 
     Args:
-        source: A table, see ``tables``; read twice if its length is not known. No one-time iterator.
+        source: A table, see ``tables``; it is read twice, so that an iterator will not do.
         folder: Of the parts' laws.
         rows: Rows per part, at most: what memory depends on (2 GiB for 250,000 of 8 columns with `Auto`).
+            There may be 200 parts.
         kernel: As ``mcs.mixture`` takes it; so for what follows.
         frame: Coordinates.
         bounds: Ends of columns, by name or number.
@@ -155,6 +159,7 @@ def mixture(
         ValueError: If the source is no table of finite numbers, or ends when read once; as ``mcs.mixture``;
             if the folder belongs to other data or settings.
 
+    >>> import tempfile
     >>> law = mixture(np.random.default_rng(0).normal(size=(90, 2)), tempfile.mkdtemp(), rows=50)
     >>> law.sizes, law.log_prob([[0.0, 0.0]]).shape
     ((45, 45), (1,))
@@ -172,8 +177,7 @@ def mixture(
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = dict(bounds=bounds, periodic=periodic)
     settings = dict(key=key, kernel=kernel, frame=frame, rows=int(rows)) | options
-    with tempfile.TemporaryDirectory(prefix=".rows-", dir=folder) as aside:
-        dealt = deal(deal_key, source, int(rows), Path(aside))
+    with deal(deal_key, source, int(rows), folder) as dealt:
         Checkpoint(folder, settings | dict(source=dealt.digest, columns=dealt.columns))
         missing = [i for i in range(len(dealt.sizes)) if not _is_whole(_path(folder, i))]
         how: Any = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -20,6 +22,8 @@ from mcscore._validation import Table, as_key, at_least
 from mcscore.datasets import read
 
 READ = 100_000  # rows read at once of what can be sliced
+MOST_PARTS = 200  # files open at once
+NOTHING = "source: expected a table of rows, got none"
 Source = Any  # see ``tables``
 
 
@@ -32,9 +36,30 @@ def tables(source: Source) -> Iterator[Any]:
             an iterable of tables or a function of nothing that returns one (``lambda:
             pandas.read_csv(path, chunksize=100_000)``).
 
+    Raises:
+        FileNotFoundError: If there is no such file, or none in the folder.
+        ValueError: If the source is none of these, or chunks differ in their number of columns.
+
     >>> [len(part) for part in tables([np.ones((3, 2)), np.ones((2, 2))])]
     [3, 2]
     """
+    start, columns = 0, None
+    for part in _chunks(source):
+        try:
+            shape = np.shape(part)
+        except ValueError:  # rows of unequal lengths
+            shape = ()
+        if len(shape) != 2:
+            raise ValueError(
+                f"source: expected tables (rows, columns), got a part of shape {shape}"
+            )
+        if shape[1] != (columns := columns or shape[1]):
+            raise ValueError(f"source: {columns} columns, but {shape[1]} from row {start} on")
+        start += shape[0]
+        yield part
+
+
+def _chunks(source: Source) -> Iterable[Any]:
     if callable(source):
         source = source()
     if isinstance(source, str | os.PathLike):
@@ -42,13 +67,13 @@ def tables(source: Source) -> Iterator[Any]:
         found = sorted(path.glob("*.npy")) if path.is_dir() else [path]
         if not found:
             raise FileNotFoundError(f"source: no .npy files in {path}")
-        return chain.from_iterable(tables(read(file)[0]) for file in found)
+        return chain.from_iterable(_chunks(read(file)[0]) for file in found)
     if len(getattr(source, "shape", ())) == 2:
         rows = getattr(source, "iloc", source)  # of a DataFrame
         return (rows[i : i + READ] for i in range(0, len(source), READ))
     if not isinstance(source, Iterable) or hasattr(source, "shape"):
         raise ValueError(f"source: expected tables of rows, got {type(source).__name__}")
-    return iter(source)
+    return source
 
 
 def subsample(key: Array, source: Source, rows: int) -> Any:
@@ -87,7 +112,7 @@ def subsample(key: Array, source: Source, rows: int) -> Any:
             levels, picked = _lowest(levels, picked, rows)
             most = levels.max()
     if not picked:
-        raise ValueError("source: expected a table of rows, got none")
+        raise ValueError(NOTHING)
     return _lowest(levels, picked, rows)[1][0]
 
 
@@ -100,49 +125,62 @@ def _lowest(levels: np.ndarray, picked: list[Any], rows: int) -> tuple[np.ndarra
 
 
 class Dealt(NamedTuple):
-    """Rows dealt into files of raw numbers, and what is known of them."""
+    """Rows dealt into files of float64 that vanish when they are closed, and what is known of them."""
 
-    folder: Path
+    files: list[Any]
     sizes: list[int]
-    dtype: Any
-    d: int
     columns: tuple[str, ...] | None
+    dtype: Any
     digest: str
 
     def part(self, number: int) -> Table:
-        """Return the table of a part."""
-        rows = np.fromfile(self.folder / str(number), self.dtype).reshape(-1, self.d)
-        return Table.of(rows, columns=self.columns, name="source")
+        """Return the table of a part, of the source's precision."""
+        self.files[number].seek(0)
+        rows = np.frombuffer(self.files[number].read()).reshape(self.sizes[number], -1)
+        return replace(Table.of(rows, columns=self.columns, name="source"), dtype=self.dtype)
 
 
-def deal(key: Array, source: Source, rows: int, folder: Path) -> Dealt:
-    """Deal the rows at random into parts of at most so many, their sizes equal up to one row."""
+@contextmanager
+def deal(key: Array, source: Source, rows: int, folder: Path) -> Iterator[Dealt]:
+    """Give the rows, dealt at random into parts of at most so many, their sizes equal up to one row.
+
+    The parts' files are in the ``folder`` as long as the block lasts. They have no names, so that none is
+    left behind, not even by a process that is killed.
+    """
     n = sum(len(part) for part in tables(source))
-    parts, random, digest = -(-n // rows), host_generator(key), hashlib.sha256()
-    turns, start, first = np.zeros(0, int), 0, None
+    parts = -(-n // rows)
+    if n == 0:
+        raise ValueError(NOTHING)
+    if parts > MOST_PARTS:
+        raise ValueError(
+            f"rows: {rows} make {parts} parts of {n} rows, expected {MOST_PARTS} parts at most"
+        )
     with ExitStack() as opened:
-        files = [opened.enter_context((folder / str(i)).open("wb")) for i in range(parts)]
-        for chunk in tables(source):
-            try:
-                table = Table.of(chunk, name="source")
-            except ValueError as error:
-                raise ValueError(f"{error}, of those from {start} on") from error
-            first = first or table
-            if (table.values.shape[1], table.columns) != (first.values.shape[1], first.columns):
-                raise ValueError(f"source: other columns from row {start} on than before")
-            values = table.values.astype(first.dtype)
-            digest.update(values.tobytes())
-            while len(turns) < len(values):  # every part once, in a random order
-                turns = np.append(turns, random.permutation(parts))
-            order = np.argsort(turns[: len(values)], kind="stable")
-            ends = np.bincount(turns[: len(values)], minlength=parts).cumsum()
-            for file, some in zip(files, np.split(order, ends[:-1]), strict=True):
-                values[some].tofile(file)
-            turns, start = turns[len(values) :], start + len(values)
-    if first is None or start != n:
-        raise ValueError(f"source: {n} rows when read first, {start} when read again")
-    d, dtype = first.values.shape[1], first.dtype
-    sizes = [
-        p.stat().st_size // (d * dtype.itemsize) for p in (folder / str(i) for i in range(parts))
-    ]
-    return Dealt(folder, sizes, dtype, d, first.columns, digest.hexdigest())
+        files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(parts)]
+        dealt = _dealt(host_generator(key), source, files)
+        if (again := sum(dealt.sizes)) != n:
+            raise ValueError(f"source: {n} rows when read first, {again} when read again")
+        yield dealt
+
+
+def _dealt(random: np.random.Generator, source: Source, files: list[Any]) -> Dealt:
+    parts, digest = len(files), hashlib.sha256()
+    turns, start, sizes = np.zeros(0, int), 0, np.zeros(parts, int)
+    columns, dtype = None, np.dtype(np.float32)
+    for chunk in tables(source):
+        try:
+            table = Table.of(chunk, name="source")
+        except ValueError as error:
+            raise ValueError(f"{error}, of those from {start} on") from error
+        if start and table.columns != columns:
+            raise ValueError(f"source: other columns from row {start} on than before")
+        columns, dtype = table.columns, np.promote_types(dtype, table.dtype)
+        digest.update(table.values.tobytes())
+        while len(turns) < len(table):  # every part once, in a random order
+            turns = np.append(turns, random.permutation(parts))
+        order = np.argsort(turns[: len(table)], kind="stable")
+        counts = np.bincount(turns[: len(table)], minlength=parts)
+        for file, some in zip(files, np.split(order, counts.cumsum()[:-1]), strict=True):
+            file.write(table.values[some].tobytes())
+        turns, start, sizes = turns[len(table) :], start + len(table), sizes + counts
+    return Dealt(files, sizes.tolist(), columns, dtype, digest.hexdigest())
