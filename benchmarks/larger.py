@@ -67,7 +67,7 @@ def main() -> None:
         nats = np.asarray(law.log_prob(x))
         density = time.perf_counter() - start
         start = time.perf_counter()
-        y = next(law.parts()).frame.forward(x)
+        y = law.part(0).frame.forward(x)
         jax.block_until_ready(law.score(y, 0.1, mcs.Cosine()))
         score = time.perf_counter() - start
         some = mcs.chunked.subsample(jax.random.key(0), path, min(part, n))

@@ -1,15 +1,18 @@
 """Tables larger than memory, here small ones: the law of all rows, part by part."""
 
 import tempfile
+import warnings
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import mcscore as mcs
 from mcscore import chunked
 from mcscore._arrays import enable_x64
 from mcscore.chunked import laws
+from tests.conftest import X64
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(503, 3)) * [1, 2, 3]
@@ -95,7 +98,6 @@ def test_an_interrupted_law_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_sorted_table_with_names_ties_and_bounds():
-    pd = pytest.importorskip("pandas")
     rows = pd.DataFrame(dict(day=np.arange(900) // 90, size=np.abs(np.repeat(X[:450, 0], 2))))
     options = dict(
         kernel=mcs.Local(0.5, clusters=4), frame=mcs.Affine(), bounds={"size": (0, None)}
@@ -115,7 +117,7 @@ def test_a_sorted_table_with_names_ties_and_bounds():
     ("source", "message"),
     [
         (iter([X]), "iterator"),
-        ([X, X[:, :2]], "3 columns, but 2 from row 503"),
+        ([X, X[:, :2]], "expected columns 3, got 2 from row 503"),
         ([[1.0, 2.0], [3.0, 4.0]], r"source: .*shape \(2,\)"),
         ([[[1.0], [2.0, 3.0]]], "source"),
         ([X, np.full((2, 3), np.nan)], r"row 0 .*from 503 on"),
@@ -123,6 +125,8 @@ def test_a_sorted_table_with_names_ties_and_bounds():
         (np.ones(5), "source"),
         ([], "source"),
         (np.zeros((0, 2)), "source"),
+        ([np.ma.array(X, mask=X > 2)], "source: masked"),
+        (np.ones((3, 2, 2)), r"shape \(3, 2, 2\)"),
     ],
 )
 def test_what_is_no_table(source, message, tmp_path):
@@ -130,7 +134,16 @@ def test_what_is_no_table(source, message, tmp_path):
         law_of(source)
 
 
-@pytest.mark.parametrize("source", [[[1.0, 2.0]], [[[1.0], [2.0, 3.0]]], [X, X[:, :2]], [], 3.0])
+NAMED = [pd.DataFrame(X, columns=list(names)) for names in ("abc", "abd")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [[1.0, 2.0]], [[[1.0], [2.0, 3.0]]], [X, X[:, :2]], [], 3.0, [X[:0], X[:0]],
+        np.ma.array(X, mask=X > 2), NAMED, [NAMED[0], X],
+    ],
+)  # fmt: skip
 def test_rows_are_not_drawn_from_what_is_no_table(source):
     with pytest.raises(ValueError, match="source"):
         chunked.subsample(KEY, source, 5)
@@ -141,6 +154,57 @@ def test_too_many_parts_and_no_files(tmp_path):
         law_of(np.ones((1001, 2)), rows=5)
     with pytest.raises(FileNotFoundError, match=r"no \.npy files"):
         law_of(tmp_path)
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(ValueError, match=r"expected \.npy files"):
+        law_of(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="folder: expected a folder"):
+        chunked.mixture(X, tmp_path / "x.csv")
+
+
+def test_empty_chunks_are_passed_over():
+    whole, cut = law_of(X), law_of([X[:0], X[:300], X[:0], X[300:]])
+    np.testing.assert_array_equal(whole.log_prob(X[:9]), cut.log_prob(X[:9]))
+
+
+def test_no_part_is_taken_for_another(tmp_path):
+    one, other, how = tmp_path / "one", tmp_path / "other", dict(rows=150, kernel=KDE)
+    whole = np.asarray(chunked.mixture(X, one, **how).log_prob(X))
+    chunked.mixture(X + 9, other, **how)
+    files = [folder / "law-00001.safetensors" for folder in (one, other)]
+    for wrong in (files[1], one / "law-00000.safetensors"):
+        files[0].write_bytes(wrong.read_bytes())
+        with pytest.raises(ValueError, match="belongs to another"):
+            chunked.load(one).log_prob(X)
+        with pytest.warns(RuntimeWarning, match=r"law-00001.* it is made again"):
+            np.testing.assert_array_equal(chunked.mixture(X, one, **how).log_prob(X), whole)
+    (one / "run.json").unlink()
+    with pytest.warns(RuntimeWarning, match="it is made again"):
+        law = chunked.mixture(X + 100, one, **how)
+    np.testing.assert_allclose(law.log_prob(X + 100), whole, atol=1e-3)
+    with enable_x64(not X64), pytest.raises(ValueError, match="dtype"):
+        chunked.mixture(X + 100, one, **how)
+    for told in ('{"run": "a", "sizes": []}', '{"sizes": [1]}', "[1]"):
+        (one / "law.json").write_text(told)
+        with pytest.raises(ValueError, match="no complete law"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            chunked.load(one)
+
+
+def test_a_first_call_that_fails_leaves_the_folder_free(tmp_path):
+    with pytest.raises(ValueError, match="bounds"):
+        chunked.mixture(X, tmp_path, rows=150, kernel=KDE, bounds={0: (0, 1)})
+    assert chunked.mixture(X, tmp_path, rows=150, kernel=KDE).sizes
+    rare = np.c_[X, np.arange(503) == 10]
+    with pytest.raises(ValueError, match=r"constant .*\(in part . of 6, of 8. rows; see rows=\)"):
+        law_of(rare, rows=90, frame=mcs.Affine())
+
+
+def test_a_kind_that_only_some_parts_see_is_told():
+    random = np.random.default_rng(5)
+    x = random.normal(size=(3000, 2))
+    x[random.permutation(3000)[:60], 1] = 0
+    with pytest.warns(RuntimeWarning, match="column 1 is .*atom.*continuous"):
+        law_of(x, rows=500, kernel=mcs.Local(0.5, clusters=3), frame=mcs.Affine())
 
 
 def test_no_digit_of_the_table_is_lost_on_the_way():

@@ -22,10 +22,9 @@ from mcscore._validation import as_key, at_least
 from mcscore.chunked.rows import Source, deal
 from mcscore.flows.fields import Points, evaluate
 from mcscore.frames import AffineFrame, FrameKind, GaussianizedFrame, Identity
-from mcscore.generators.generator import load as read_law
 from mcscore.jet import Evaluation, Jet, merge
 from mcscore.mixtures.building import check_law, choose_law
-from mcscore.mixtures.files import save_law
+from mcscore.mixtures.files import read_law, save_law
 from mcscore.mixtures.kernels import Choice, Kernel, Local
 from mcscore.mixtures.selection import Auto
 from mcscore.mixtures.value import Mixture
@@ -39,11 +38,13 @@ class ChunkedMixture:
 
     Attributes:
         folder: Where they are.
+        run: Of which run.
         sizes: Rows of each.
         evaluation: How they are evaluated.
     """
 
     folder: Path
+    run: str
     sizes: tuple[int, ...]
     evaluation: Evaluation = Evaluation()
 
@@ -54,7 +55,7 @@ class ChunkedMixture:
 
     def part(self, number: int) -> Mixture:
         """Return the law of a part."""
-        law: Any = read_law(_path(self.folder, number))
+        law: Any = read_law(_path(self.folder, number), **_about(self.run, number, len(self.sizes)))
         return replace(law, evaluation=self.evaluation)
 
     def parts(self) -> Iterator[Mixture]:
@@ -173,26 +174,34 @@ def mixture(
         )
     key = jax.random.key(0) if key is None else as_key(key)
     deal_key, law_key = jax.random.split(key)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder).absolute()
     options: dict[str, Any] = dict(bounds=bounds, periodic=periodic)
     settings = dict(key=key, kernel=kernel, frame=frame, rows=int(rows)) | options
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: expected a folder, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
     with deal(deal_key, source, int(rows), folder) as dealt:
-        Checkpoint(folder, settings | dict(source=dealt.digest, columns=dealt.columns))
-        missing = [i for i in range(len(dealt.sizes)) if not _is_whole(_path(folder, i))]
-        how: Any = None
-        for number in sorted({0, *missing}) if missing else []:
-            if how is None:  # the first part's law, found again if it is there
-                law, chosen = choose_law(
-                    dealt.part(0), kernel=kernel, frame=frame, key=law_key, **options
-                )
-                how = _as_the_first(chosen, law, len(dealt.sizes)) | options
-            else:
-                own = jax.random.fold_in(law_key, number)
-                law, _ = choose_law(dealt.part(number), key=own, **how)
-            if number in missing:
-                save_law(law, _path(folder, number))
-    write_text(folder / "law.json", json.dumps(dict(sizes=dealt.sizes)))
+        settings |= dict(source=dealt.digest, columns=dealt.columns, dtype=str(dealt.dtype))
+        store, parts = Checkpoint(folder, settings), len(dealt.sizes)
+        kinds = [_kinds(folder, store.run, number, parts) for number in range(parts)]
+        how: Any = dict(kernel=kernel, frame=frame)
+        for number in range(parts) if None in kinds else ():
+            if number > 0 and kinds[number] is not None:
+                continue
+            own, table = jax.random.fold_in(law_key, number), dealt.part(number)
+            try:
+                law, chosen = choose_law(table, key=own, **how, **options)
+            except ValueError as error:
+                store.forget()
+                where = f" (in part {number} of {parts}, of {len(table)} rows; see rows=)"
+                raise ValueError(f"{error}{where if parts > 1 else ''}") from error
+            if number == 0:  # found again if it is there
+                how = _as_the_first(chosen, law, parts)
+            if kinds[number] is None:
+                save_law(law, _path(folder, number), **_about(store.run, number, parts))
+                kinds[number] = _kinds_of(law)
+    _warn_of_kinds(kinds, dealt.columns)
+    write_text(folder / "law.json", json.dumps(dict(run=store.run, sizes=dealt.sizes)))
     return load(folder, evaluation)
 
 
@@ -202,31 +211,59 @@ def load(folder: str | os.PathLike, evaluation: Evaluation | None = None) -> Chu
     Raises:
         ValueError: If there is none, or not all of it.
     """
-    folder = Path(folder)
-    sizes = (kept(folder / "law.json") or {}).get("sizes")
-    if not isinstance(sizes, list) or not all(isinstance(n, int) and n > 0 for n in sizes):
+    folder = Path(folder).absolute()
+    told: Any = kept(folder / "law.json") or {}
+    run, sizes = told.get("run"), told.get("sizes")
+    counts = isinstance(sizes, list) and sizes and all(isinstance(n, int) and n > 0 for n in sizes)
+    if not counts or not isinstance(run, str):
         raise ValueError(f"folder: {folder} has no complete law of chunked.mixture")
     for path in (_path(folder, number) for number in range(len(sizes))):
         if not path.exists():
             raise ValueError(f"folder: {path.name} is gone from {folder}")
     evaluation = Evaluation.on(jax.local_devices()[0]) if evaluation is None else evaluation
-    return ChunkedMixture(folder, tuple(sizes), evaluation)
+    return ChunkedMixture(folder, run, tuple(sizes), evaluation)
 
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"law-{number:05d}.safetensors"
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether there is a law in a file; warns of one that is damaged."""
+def _about(run: str, number: int, parts: int) -> dict[str, str]:
+    """Return what a part's file says of its place, so that none is taken for another."""
+    return dict(run=run, part=f"{number} of {parts}")
+
+
+def _kinds(folder: Path, run: str, number: int, parts: int) -> dict[int, str] | None:
+    """Return the kinds of columns of a part's law, if there is one.
+
+    Warns of one that is damaged or another's.
+    """
+    path = _path(folder, number)
     if not path.exists():
-        return False
+        return None
     try:
-        read_law(path)
+        return _kinds_of(read_law(path, **_about(run, number, parts)))
     except ValueError as error:
         warnings.warn(f"folder: {error}; it is made again", RuntimeWarning, stacklevel=3)
-        return False
-    return True
+        return None
+
+
+def _kinds_of(law: Any) -> dict[int, str]:
+    return {} if law.report is None else law.report.kinds
+
+
+def _warn_of_kinds(kinds: list[Any], columns: tuple[str, ...] | None) -> None:
+    """Warn of columns that repeat values in some parts as they do not in others."""
+    for j in sorted({j for part in kinds for j in part}):
+        found = sorted({part.get(j, "continuous") for part in kinds})
+        if len(found) > 1:
+            name = j if columns is None else repr(columns[j])
+            warnings.warn(
+                f"source: in some parts column {name} is {found[0]}, in others {found[1]}: densities at "
+                "values that repeat are rough; larger parts (rows=) agree",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _as_the_first(chosen: Choice, law: Mixture, parts: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mcscore._arrays import host_generator, on_host
+from mcscore._numbers import names_of
 from mcscore._validation import Table, as_key, at_least
 from mcscore.datasets import read
 
@@ -31,19 +32,18 @@ def tables(source: Source) -> Iterator[Any]:
     """Return the source's chunks, tables (m, d), one after the other.
 
     Args:
-        source: An array that can be sliced (a memory map, one of h5py or zarr, of JAX), the path of a
-            ``.npy``, ``.npz`` or ``.csv`` file or of a folder of ``.npy`` files in the order of their names,
-            an iterable of tables or a function of nothing that returns one (``lambda:
-            pandas.read_csv(path, chunksize=100_000)``).
+        source: An array that can be sliced (a memory map, one of h5py or zarr, of JAX), a DataFrame, the path
+            of a ``.npy`` file or of a folder of them in the order of their names, an iterable of tables or a
+            function of nothing that returns one (``lambda: pandas.read_csv(path, chunksize=100_000)``).
 
     Raises:
         FileNotFoundError: If there is no such file, or none in the folder.
-        ValueError: If the source is none of these, or chunks differ in their number of columns.
+        ValueError: If the source is none of these, entries are masked, or chunks differ in their columns.
 
     >>> [len(part) for part in tables([np.ones((3, 2)), np.ones((2, 2))])]
     [3, 2]
     """
-    start, columns = 0, None
+    start, first = 0, None
     for part in _chunks(source):
         try:
             shape = np.shape(part)
@@ -53,10 +53,21 @@ def tables(source: Source) -> Iterator[Any]:
             raise ValueError(
                 f"source: expected tables (rows, columns), got a part of shape {shape}"
             )
-        if shape[1] != (columns := columns or shape[1]):
-            raise ValueError(f"source: {columns} columns, but {shape[1]} from row {start} on")
+        if np.ma.is_masked(part):
+            raise ValueError(f"source: masked entries from row {start} on; leave such rows out")
+        if shape[0] == 0:
+            continue
+        columns = shape[1], names_of(part)
+        if columns != (first := first or columns):
+            raise ValueError(
+                f"source: expected columns {_told(*first)}, got {_told(*columns)} from row {start} on"
+            )
         start += shape[0]
         yield part
+
+
+def _told(number: int, names: list[str] | None) -> str:
+    return f"{names if names else number}"
 
 
 def _chunks(source: Source) -> Iterable[Any]:
@@ -67,12 +78,18 @@ def _chunks(source: Source) -> Iterable[Any]:
         found = sorted(path.glob("*.npy")) if path.is_dir() else [path]
         if not found:
             raise FileNotFoundError(f"source: no .npy files in {path}")
+        if path.is_file() and path.suffix != ".npy":
+            raise ValueError(
+                f"source: expected .npy files, got {path}; pandas reads a CSV in chunks"
+            )
         return chain.from_iterable(_chunks(read(file)[0]) for file in found)
-    if len(getattr(source, "shape", ())) == 2:
+    shape = getattr(source, "shape", None)
+    if shape is not None and len(shape) == 2:
         rows = getattr(source, "iloc", source)  # of a DataFrame
         return (rows[i : i + READ] for i in range(0, len(source), READ))
-    if not isinstance(source, Iterable) or hasattr(source, "shape"):
-        raise ValueError(f"source: expected tables of rows, got {type(source).__name__}")
+    if not isinstance(source, Iterable) or shape is not None:
+        told = type(source).__name__ + ("" if shape is None else f" of shape {shape}")
+        raise ValueError(f"source: expected a table, or tables one after the other, got {told}")
     return source
 
 
@@ -91,7 +108,7 @@ def subsample(key: Array, source: Source, rows: int) -> Any:
         An array (rows, d), or a DataFrame where the chunks are.
 
     Raises:
-        ValueError: If ``rows`` is not positive, or the source is no table.
+        ValueError: If ``rows`` is not positive; as ``tables``.
 
     >>> subsample(jax.random.key(0), np.arange(20.0).reshape(10, 2), 3).shape
     (3, 2)
@@ -172,8 +189,6 @@ def _dealt(random: np.random.Generator, source: Source, files: list[Any]) -> Dea
             table = Table.of(chunk, name="source")
         except ValueError as error:
             raise ValueError(f"{error}, of those from {start} on") from error
-        if start and table.columns != columns:
-            raise ValueError(f"source: other columns from row {start} on than before")
         columns, dtype = table.columns, np.promote_types(dtype, table.dtype)
         digest.update(table.values.tobytes())
         while len(turns) < len(table):  # every part once, in a random order

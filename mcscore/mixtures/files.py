@@ -37,10 +37,26 @@ OUTER = dict(
 Tensors = dict[str, np.ndarray]
 
 
-def save_law(law: Mixture | ConditionalMixture, path: str | os.PathLike) -> None:
-    """Write a law to one safetensors file, moved into place when complete."""
+def save_law(law: Mixture | ConditionalMixture, path: str | os.PathLike, **about: str) -> None:
+    """Write a law to one safetensors file, moved into place when complete; what it is ``about`` beside it."""
     tensors, text = law_parts(law)
-    write(path, tensors, dict(law=text), FORMAT, FORMAT_VERSION)
+    write(path, tensors, dict(law=text, **about), FORMAT, FORMAT_VERSION)
+
+
+def read_law(path: str | os.PathLike, **about: str) -> Mixture | ConditionalMixture:
+    """Return the law that was saved at ``path`` with all of ``about`` beside it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no law, or about something else.
+    """
+    tensors, header = read(path, {FORMAT: (FORMAT_VERSION,)})
+    if other := [name for name, value in about.items() if header.get(name) != value]:
+        raise ValueError(f"path: {path} belongs to another {other[0]}")
+    try:
+        return law_from(tensors, header["law"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"path: {path} is damaged ({error})") from error
 
 
 def write(

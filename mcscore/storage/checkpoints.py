@@ -86,6 +86,11 @@ class Checkpoint:
                 aside.unlink(missing_ok=True)
         return kept(path) or {}
 
+    def forget(self) -> None:
+        """Let the folder be anybody's again, as long as nothing was kept in it."""
+        if is_first() and not list(self.folder.glob("*.safetensors")):
+            (self.folder / "run.json").unlink(missing_ok=True)
+
     def path(self, part: str) -> Path:
         """Return the file of a part."""
         return self.folder / f"{part}.safetensors"
