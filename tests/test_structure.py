@@ -116,7 +116,7 @@ def test_rooms_are_small():
 
 def test_fields_and_flow_need_neither_clusters_nor_splines():
     code = "import sys, mcscore.flows; print(*sys.modules)"
-    run = [sys.executable, "-W", "error", "-c", code]
+    run = [sys.executable, "-W", "error", "-W", "ignore:.*ArviZ:FutureWarning", "-c", code]
     loaded = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
     assert "mcscore.flows.fields" in loaded and "mcscore.mixtures.value" in loaded
     forbidden = r"^(mcscore\..*(cluster|spline|selection)|sklearn)"
@@ -268,6 +268,7 @@ PAGES = (
     "docs/conditions.md",
     "docs/scaling.md",
     "docs/which_model.md",
+    "docs/bayes.md",
 )
 
 
@@ -296,10 +297,11 @@ def test_code_of_the_pages_runs(page, tmp_path):
         "fit_key, x_of_c, condition=c": f"fit_key, x_of_c, condition=c, {law}, pairs=300, {tiny}"
     }
     quick |= {"np.stack(paths, 1))": f"np.stack(paths, 1), {law}, pairs=300, {tiny})"}
+    quick |= {"num_warmup=500, num_samples=1000": "num_warmup=20, num_samples=20"}
     code = "\n".join(blocks)
     for long, short in quick.items():
         code = code.replace(long, short)
-    run = [sys.executable, "-W", "error", "-c", code]
+    run = [sys.executable, "-W", "error", "-W", "ignore:.*ArviZ:FutureWarning", "-c", code]
     flags = {"XLA_FLAGS": ""} if page == "docs/index.md" else {}
     env = os.environ | flags
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """Inference: missing values, dynamics, observations, and whether a law is calibrated."""
 
+from mcscore.inference.bayesian import to_arviz, to_numpyro
 from mcscore.inference.diagnostics import Coverage, coverage, rank
 from mcscore.inference.dynamics import Dynamics, fit_dynamics
 from mcscore.inference.imputation import impute
@@ -16,4 +17,6 @@ __all__ = [
     "mixture_of_incomplete",
     "posterior",
     "rank",
+    "to_arviz",
+    "to_numpyro",
 ]

@@ -76,7 +76,7 @@ def posterior(
         raise ValueError(f"log_likelihood: expected a function, got {described(log_likelihood)}")
     at_least(1, n=n, proposals=proposals)
     at_least(0, moves=moves)
-    if moves and _has_ties(law.frame):
+    if moves and has_ties(law.frame):
         raise ValueError("moves: expected 0 for a law with tied columns (integers, atoms)")
     draw_key, pick_key, move_key = jax.random.split(as_key(key), 3)
     x = law.sample(draw_key, proposals)  # NumPy's, in float64, where float32 cannot hold them
@@ -101,14 +101,15 @@ def posterior(
     return Posterior(draws, size, evidence, moves)
 
 
-def _has_ties(frame: Any) -> bool:
-    return isinstance(frame, OpenedFrame) or (hasattr(frame, "inner") and _has_ties(frame.inner))
+def has_ties(frame: Any) -> bool:
+    """Return whether a frame has opened tied values."""
+    return isinstance(frame, OpenedFrame) or (hasattr(frame, "inner") and has_ties(frame.inner))
 
 
 def _moved(
     key: Array, law: Mixture, log_likelihood: Callable[[Array], Array], draws: Array, moves: int
 ) -> Array:
-    with needed("moves", "BlackJAX", "mcmc"):
+    with needed("moves", "BlackJAX", "bayes"):
         blackjax = import_module("blackjax")
     spread = np.cov(np.asarray(draws, np.float64).T).reshape(draws.shape[1], -1)
     root = np.linalg.cholesky(
