@@ -104,28 +104,40 @@ def plot_score(
 
 
 def plot_densities(densities: Mapping[str, Any], *, extent: Sequence[Any], title: str = "") -> Any:
-    """Return densities on a grid (rows along the second axis of the plane) side by side."""
-    figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities), 3.7))
-    for axis, (name, density) in zip(axes[0], densities.items(), strict=True):
-        values = np.asarray(density)
-        # The square root shows tails; the top is cut where single kernels would outshine the rest.
-        top = np.sqrt(np.quantile(values, 0.995))
-        axis.imshow(np.sqrt(values), origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
+    """Return densities on a grid (rows along the second axis of the plane) side by side, on one scale."""
+    figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities) + 0.6, 3.7))
+    tables = {name: np.asarray(density) for name, density in densities.items()}
+    # The square root shows tails; the top is cut where single kernels would outshine the rest.
+    top = max(np.quantile(values, 0.995) for values in tables.values())
+    for axis, (name, values) in zip(axes[0], tables.items(), strict=True):
+        drawn = axis.imshow(values, origin="lower", extent=extent, cmap="magma", norm=_root(top))
         axis.set(title=name, xticks=[], yticks=[])
+    bar = figure.colorbar(drawn, ax=axes, label="density", shrink=0.85, extend="max")
+    bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontweight="bold")
     return figure
 
 
+def _root(top: float) -> Any:
+    """Return a scale of colors by the square root of numbers up to ``top``."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, vmin=0, vmax=top, clip=True)
+
+
 def plot_trajectories(paths: Any, *, title: str = "noise to data") -> Any:
-    """Return 2-D trajectories (times, n, 2): noise as open circles, data as dots."""
+    """Return 2-D trajectories (times, n, 2): all ends as dots, and 150 paths from noise, circles."""
     paths = np.asarray(paths)
+    some = _thinned(paths.swapaxes(0, 1), 150).swapaxes(0, 1)
     figure, axes = _figure(1, 1, figsize=(4.6, 4.6))
     axis = axes[0, 0]
-    axis.plot(paths[:, :, 0], paths[:, :, 1], color=INK, alpha=0.25, linewidth=0.6)
+    axis.plot(some[:, :, 0], some[:, :, 1], color=INK, alpha=0.3, linewidth=0.6)
     axis.scatter(
-        *paths[0].T, s=9, facecolors="none", edgecolors=MUTED, linewidths=0.7, label="noise z"
+        *some[0].T, s=9, facecolors="none", edgecolors=MUTED, linewidths=0.7, label="noise z"
     )
-    axis.scatter(*paths[-1].T, s=9, color=ACCENT, linewidths=0, label="data x", zorder=3)
+    ends = _thinned(paths[-1], 5000)
+    size = 1.5 + 1500 / (len(ends) + 200)
+    axis.scatter(*ends.T, s=size, color=ACCENT, linewidths=0, label="data x", zorder=3)
     axis.set(title=title, aspect="equal", xticks=[], yticks=[])
     axis.legend(loc="upper right", frameon=True, framealpha=0.9)
     return figure
@@ -218,37 +230,39 @@ def plot_calibration(levels: Any, band: float, *, title: str = "") -> Any:
 def plot_pairs(
     sets: Mapping[str, Any], *, columns: int = 5, names: Any = None, title: str = ""
 ) -> Any:
-    """Return a pair plot of the first ``columns`` columns: marginals and pairwise scatter, sets overlaid."""
+    """Return a pair plot of the first ``columns`` columns: marginals and pairwise scatter, sets overlaid.
+
+    Points of all sets are drawn in one random order, so that none hides another.
+    """
     tables, names, low, high = _columns(sets, columns, names)
     d = len(names)
     figure, axes = _figure(d, d, figsize=(1.75 * d + 0.6, 1.75 * d + 0.8))
+    colors = dict(zip(tables, cycle((INK, ACCENT, *OTHERS)), strict=False))
+    few = [_thinned(table, 1500) for table in tables.values()]
+    points = np.concatenate(few)
+    paint = np.repeat(list(colors.values()), list(map(len, few)))
+    mixed = np.random.default_rng(0).permutation(len(points))
+    size = 1.2 + 2000 / (len(points) / len(few) + 200)
     for i in range(d):
+        bins = _bins(tables, low[i], high[i])
         for j in range(d):
             axis = axes[i, j]
             if j > i:
                 axis.set_axis_off()
                 continue
-            for color, (label, table) in zip(cycle(OVERLAID), tables.items(), strict=False):
-                if i == j:
-                    bins = _bins(tables, low[i], high[i])
+            if i == j:
+                for label, table in tables.items():
                     axis.hist(
-                        table[:, i],
-                        bins,
-                        density=True,
-                        histtype="step",
-                        color=color,
-                        label=label,
-                        lw=1.4,
-                    )
-                else:
-                    points = _thinned(table, 1500)
-                    size = 1.2 + 2000 / (len(points) + 200)
-                    axis.scatter(
-                        points[:, j], points[:, i], s=size, c=color, alpha=0.45, linewidths=0
-                    )
-            axis.set(xlim=(low[j], high[j]), xticks=[], yticks=[])
-            if i != j:
+                        table[:, i], bins, density=True, histtype="step", color=colors[label],
+                        label=label, lw=1.4,
+                    )  # fmt: skip
+            else:
+                x, y = points[mixed][:, [j, i]].T
+                axis.scatter(x, y, s=size, c=paint[mixed], alpha=0.45, linewidths=0)
                 axis.set_ylim(low[i], high[i])
+            axis.set_xlim(low[j], high[j])
+            axis.locator_params(nbins=3)
+            axis.tick_params(labelsize=7, labelbottom=i == d - 1, labelleft=i > j == 0, left=i != j)
             if i == d - 1:
                 axis.set_xlabel(names[j], fontsize=8)
             if j == 0 and i:

@@ -13,17 +13,23 @@
 # No network, no training: `score(x_t, t, law, schedule)` is a pure function of arrays. It goes under `jit`, `vmap`
 # and `grad`, takes schedules of your own, and drops into samplers of your own. The story: from a score to
 # Bayesian inference with a prior that is nothing but data.
-# On Colab run `%pip install "mcscore[plot]"` first.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 n = 300 if QUICK else 5000

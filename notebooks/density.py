@@ -13,9 +13,17 @@
 #
 # `gen(z)` maps noise to data in one pass. Newton's method runs it backwards, and the change of variables turns it
 # into a density, each value with a certificate. The law behind it has a density in closed form: the two must agree.
-# On Colab run `%pip install "mcscore[plot,data]"` first.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 
 import jax
@@ -24,8 +32,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 options = dict(pairs=500, epochs=2, refine=0) if QUICK else dict(pairs=40_000)

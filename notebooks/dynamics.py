@@ -12,18 +12,24 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/dynamics.ipynb)
 #
 # You have observed paths of a system, and know no equation. A one-step sampler of the next state, learned from pairs of
-# successive states, makes new paths of any length, ten thousand at a time. On Colab run
-# `%pip install "mcscore[plot,data]"` first.
+# successive states, makes new paths of any length, ten thousand at a time.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 import time
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 key, rng = jax.random.key(0), np.random.default_rng(0)

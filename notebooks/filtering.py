@@ -13,16 +13,23 @@
 #
 # A filter forecasts an ensemble of states, then weighs it with a measurement. Here the forecast becomes a mixture of
 # Gaussians, whose update by a linear measurement is exact: `law.observe(H, y, covariance)` is a law again, and its draws
-# are the new ensemble. On Colab run `%pip install "mcscore[plot,data]"` first.
+# are the new ensemble.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 key, rng = jax.random.key(0), np.random.default_rng(0)

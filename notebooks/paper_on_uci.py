@@ -13,9 +13,17 @@
 # Liu et al. (arXiv 2310.14458) learn POWER, GAS, HEPMASS and MINIBOONE from labels: 500 Euler steps on mini-batches
 # of 1,000 rows, 200,000 pairs, full-batch Adam. Here are their settings and this library's defaults on the same rows, judged
 # by the same metrics. In the shell it is one line: `mcscore reproduce power --data FOLDER`.
-# On Colab run `%pip install "mcscore[plot,data]"` first.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +31,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import mcscore as mcs
 from mcscore.experiments import comparison, report, reproduce
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature

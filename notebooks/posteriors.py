@@ -12,17 +12,24 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/posteriors.ipynb)
 #
 # A simulator turns parameters into data. Which parameters could have made the data that we saw? Simulate pairs, learn
-# the parameters *given* the data, and ask for any observation. On Colab run `%pip install "mcscore[plot,data]"` first.
+# the parameters *given* the data, and ask for any observation.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 import time
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 key, rng = jax.random.key(0), np.random.default_rng(0)

@@ -10,15 +10,22 @@
 # # mcscore: quick start
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/quick_start.ipynb)
 #
-# From raw points to one-step samples, every stage by hand. On Colab run `%pip install "mcscore[plot,data]"` first.
+# From raw points to one-step samples, every stage by hand.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 
 import jax
 import jax.numpy as jnp
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 n, n_pairs, epochs = (500, 1_000, 2) if QUICK else (5_000, 40_000, 60)
@@ -48,7 +55,7 @@ print("mini-batch", s[0], "+-", se[0], "\nexact     ", mcs.score(x[:3], 0.5, law
 # The reverse ODE carries noise to data, deterministically: each trajectory is a labeled pair.
 
 # %%
-z = jax.random.normal(key, (250, 2))
+z = jax.random.normal(key, (3000, 2))
 mcs.plotting.plot_trajectories(mcs.trajectory(z, law, schedule, points=60))
 
 # %%
@@ -65,9 +72,6 @@ mcs.plotting.plot_history({"two spirals": history})
 
 # %%
 samples = gen.sample(key, n)
-mcs.plotting.plot_samples({"data": x, "labels": pairs.x[:n], "generated, one step": samples})
-
-# %%
 fresh = mcs.datasets.two_spirals(jax.random.key(1), n)
 fresh = (fresh - fresh.mean(0)) / fresh.std(0)
 print("sliced Wasserstein to fresh data:", mcs.metrics.sliced_wasserstein(key, samples, fresh))
@@ -75,6 +79,7 @@ print(
     "share of samples nearer to training than to fresh rows:",
     mcs.metrics.memorization(samples, x, fresh).share,
 )
+mcs.plotting.plot_samples({"data": x, "labels": pairs.x[:n], "generated, one step": samples})
 
 # %% [markdown]
 # ## All in one call

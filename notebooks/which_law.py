@@ -12,16 +12,22 @@
 #
 # Labels, scores and densities all belong to one law: a Gaussian around every datum. Its *kernel* decides
 # whether samples copy the data, blur it, or generalize; its *frame* decides in which coordinates.
-# On Colab run `%pip install "mcscore[plot,data]"` first.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 n = 300 if QUICK else 1000

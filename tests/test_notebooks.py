@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -38,4 +39,11 @@ def test_notebook_is_paired_and_small(name):
     committed, text = nbformat.read(path, 4), jupytext.read(FOLDER / f"{name}.py")
     assert [cell.source for cell in committed.cells] == [cell.source for cell in text.cells]
     assert path.stat().st_size < 300_000
-    assert len(committed.cells) <= 20 and "colab-badge" in committed.cells[0].source
+    assert len(committed.cells) < 15
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    address = project["urls"]["Repository"]
+    opened = (
+        f"/github/{address.removeprefix('https://github.com/')}/blob/main/notebooks/{name}.ipynb"
+    )
+    first, install = (cell.source for cell in committed.cells[:2])
+    assert opened in first and f"@ git+{address}" in install

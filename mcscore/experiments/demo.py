@@ -89,7 +89,7 @@ def _draw(
         return
     plotting.plot_samples(sets, title=title).savefig(out / f"{name}.png")
     law, schedule = made.mixture, made.schedule
-    z = jax.random.normal(jax.random.key(7), (300, 2))
+    z = jax.random.normal(jax.random.key(7), (3000, 2))
     paths = plotting.plot_trajectories(
         trajectory(z, law, schedule, points=80), title=f"{title}: noise to data"
     )

@@ -7,13 +7,23 @@
 # ---
 
 # %% [markdown]
-# # How far does an accelerator carry?
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/accelerator.ipynb)
+# # More rows, more devices
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcscore/mcscore/blob/main/notebooks/scaling.ipynb)
 #
-# Every stage is compiled for whatever JAX finds: a laptop's CPU, Colab's GPU, a TPU. This notebook measures yours, and says
-# what to turn. Choose *Runtime > Change runtime type > GPU* and run `%pip install "mcscore[plot,data]"` first.
+# Every stage is compiled for whatever JAX finds: a laptop's CPU, Colab's GPU, a TPU. This notebook measures yours, divides the
+# work among several devices, and ends with a table that need not fit into memory. On Colab choose *Runtime > Change runtime type*
+# first.
 
 # %%
+try:
+    import mcscore as mcs
+except ImportError:  # in Colab
+    from IPython import get_ipython
+
+    source = "mcscore[plot,data] @ git+https://github.com/mcscore/mcscore"
+    get_ipython().run_line_magic("pip", f"install --quiet '{source}'")
+    import mcscore as mcs
+
 import os
 import time
 
@@ -21,9 +31,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-
-import mcscore as mcs
 
 QUICK = os.environ.get("MCSCORE_QUICK") == "1"  # the tests run this notebook in miniature
 device = jax.devices()[0]
@@ -79,7 +86,7 @@ plt.show()
 # per second on one H100, and about 1 to 2 on two cores of a server's CPU.
 #
 # ## Labels
-# A trajectory takes 28 evaluations. A chunk is solved in one compiled program; the host only collects.
+# A trajectory is solved in a few dozen evaluations of the score. A chunk is solved in one compiled program; the host only collects.
 
 # %%
 rows = 1_000 if QUICK else 10_000
@@ -92,26 +99,38 @@ for chunk in (500,) if QUICK else (1_000, 5_000, 20_000):
 
 # %% [markdown]
 # ## Several devices
-# Queries are independent: shard them and the same call runs on all devices at once, without communication. On a CPU set
-# `jax.config.update("jax_num_cpu_devices", n)` before JAX is first used to have several.
+# Queries are independent: with a mesh the same calls run on all its devices, and give the same numbers. On a CPU, set
+# `jax.config.update("jax_num_cpu_devices", 4)` before JAX is first used to have several.
 
 # %%
-mesh = jax.make_mesh((len(jax.devices()),), ("queries",), axis_types=(jax.sharding.AxisType.Auto,))
-share = PartitionSpec("queries")
-fields = jax.jit(
-    jax.shard_map(
-        lambda y: mcs.score(y, 0.4, law, mcs.Cosine()),
-        mesh=mesh, in_specs=share, out_specs=share, check_vma=False,
-    )
-)  # fmt: skip
-y = jax.device_put(
-    jax.random.normal(key, (512 * len(jax.devices()), 6)), NamedSharding(mesh, share)
-)
-error = jnp.abs(fields(y) - mcs.score(y, 0.4, law, mcs.Cosine())).max()
-print(fields(y).sharding, "largest difference:", float(error))
+mesh = jax.make_mesh((len(jax.devices()),), ("devices",))
+y = law.sample(key, 512 * len(jax.devices()))
+with jax.set_mesh(mesh):
+    nats = law.log_prob(y)
+print(nats.sharding, "largest difference:", float(jnp.abs(nats - law.log_prob(y)).max()))
+
+# %% [markdown]
+# ## A table larger than memory
+# Rows on disk are read in chunks. A few hundred thousand of them, drawn at random, say nearly as much as all; where every row has
+# to count, the law comes in parts. It is the average of its parts' laws.
+
+# %%
+many = 4_000 if QUICK else 200_000
+table = np.lib.format.open_memmap("rows.npy", "w+", "float32", (many, 6))
+table[:] = mcs.datasets.random_gaussian_mixture(key, 6).sample(key, many)
+table.flush()
+
+some = mcs.chunked.subsample(key, "rows.npy", many // 10)
+tenth = mcs.mixture(some, kernel=mcs.Local(0.5, 8))
+whole = mcs.chunked.mixture("rows.npy", "law", kernel=mcs.Local(0.5, 8), rows=many // 4)
+
+fresh = np.asarray(mcs.datasets.random_gaussian_mixture(key, 6).sample(jax.random.key(1), 500))
+for name, a_law in {"a tenth of the rows": tenth, "all rows, in four parts": whole}.items():
+    print(f"{name}: {float(np.mean(a_law.log_prob(fresh))):.3f} nats per fresh row")
 
 # %% [markdown]
 # ## What to turn
 # - `generate_pairs(..., chunk_size=...)`: larger chunks fill a GPU; a CPU is full with 5,000.
 # - `mcs.mixture(x, evaluation=mcs.jet.Evaluation(queries=...))`: queries evaluated together; by default as suits the device.
 # - `MLP(products="bfloat16")` trains in half precision where the device has units for it; keep float32 for densities.
+# - `fit(..., checkpoint="folder")` keeps labels and training as they come, and resumes after an interruption.
