@@ -173,13 +173,12 @@ def rivals() -> list[str]:
     entries = read("rivals.jsonl")
     for entry in entries:
         entry["wild"] = entry.get("nonfinite", 0) + entry.get("beyond_100_deviations", 0)
-    table = ["| | " + " | ".join(columns.values()) + " |"]
-    table.append("|---" * (len(columns) + 1) + "|")
+    page = []
     for data in dict.fromkeys(entry["data"] for entry in entries):
+        table = ["| | " + " | ".join(columns.values()) + " |"]
+        table.append("|---" * (len(columns) + 1) + "|")
         rows = [entry for entry in entries if entry["data"] == data]
         rows.sort(key=lambda entry: not entry["rival"].startswith("mcscore"))
-        about = f"**{data.replace('_', ' ')}**, {rows[0]['rows']:,} rows, d = {rows[0]['d']}"
-        table.append(f"| {about} |" + " |" * len(columns))
         fair = [row for row in rows if "failed" not in row and row["rival"] != REFERENCE]
         best = {name: best_of(fair, name) for name in RANKS}
         for row in rows:
@@ -198,7 +197,14 @@ def rivals() -> list[str]:
                     text = f"**{text}**"
                 cells.append(text)
             table.append(f"| {row['rival']} | " + " | ".join(cells) + " |")
-    return table
+        about = f"{data.replace('_', ' ')}: {rows[0]['rows']:,} rows, {rows[0]['d']} columns"
+        page += folded(about, table)
+    return page
+
+
+def folded(title: str, table: list[str]) -> list[str]:
+    """Return a table that opens at a click, on a page of GitHub's and on one of mkdocs."""
+    return [f'<details markdown="1"><summary>{title}</summary>', "", *table, "", "</details>", ""]
 
 
 def against(own: dict, rival: dict) -> list[int]:
@@ -257,21 +263,19 @@ def larger() -> list[str]:
 
 
 def figure(value: float) -> str:
+    if abs(value) >= 1e5:
+        return f"{value:.0e}"
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 
 def reproduced() -> list[str]:
-    runs = {}
-    for name in ("power", "miniboone"):
-        path = RESULTS / f"reproduce_{name}.json"
-        if path.exists():
-            runs[name] = json.loads(path.read_text())
     titles = (*comparison.COLUMNS.values(), comparison.FLOOR, comparison.CHANCE)
-    head = [f"{name}, {title}" for name in runs for title in titles]
-    table = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    for lines in zip(*(comparison.table(results) for results in runs.values()), strict=True):
-        cells = []
-        for line in lines:
+    page = []
+    for name in ("power", "miniboone"):
+        table = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+        results = json.loads((RESULTS / f"reproduce_{name}.json").read_text())
+        for line in comparison.table(results):
+            cells = []
             for column, value in line.cells.items():
                 text = comparison.cell(value)
                 cells.append(f"**{text}**" if column == line.best else text)
@@ -279,8 +283,9 @@ def reproduced() -> list[str]:
                 "" if value is None else comparison.cell(value)
                 for value in (line.floor, line.chance)
             ]
-        table.append(f"| {lines[0].name} | " + " | ".join(cells) + " |")
-    return table
+            table.append(f"| {line.name} | " + " | ".join(cells) + " |")
+        page += folded(name.upper(), table)
+    return page
 
 
 def write(path: Path, mark: str, table: list[str]) -> None:
