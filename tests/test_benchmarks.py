@@ -7,7 +7,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 NAMES = ["labels", "pipeline", "generator", "rivals", "kinds", "dynamics", "inference"]
-NAMES += ["faults", "devices", "larger", "first_hour"]
+NAMES += ["faults", "devices", "larger", "first_hour", "networks"]
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def _fields(tensors: Tensors, header: dict[str, str]) -> dict[str, Any]:
 def _network(settings: Any, tensors: dict[str, np.ndarray]) -> MLP:
     """Return the network, no larger than the tensors that are there."""
     layers = {name.split("/")[1] for name in tensors if name.startswith("params/")}
-    network = MLP(**settings)
+    network = MLP(**{"skip": False} | settings)  # version 0.1 had none
     if network.depth + 1 != len(layers):
         raise ValueError(
             f"expected {network.depth + 1} layers as the settings say, got {len(layers)}"

@@ -1,4 +1,4 @@
-"""The network of the paper, fully connected, optionally as a correction to the identity."""
+"""The network of the paper, fully connected; by default with its input at every layer and in its output."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ class _Network(nn.Module):
     depth: int
     activation: str
     residual: bool
+    skip: bool
     products: str
 
     @nn.compact
     def __call__(self, z: Array, c: Array | None = None) -> Array:
-        hidden = z if c is None else jnp.concatenate([z, c], -1)
+        hidden = inputs = z if c is None else jnp.concatenate([z, c], -1)
         product = _bfloat16_product if self.products == "bfloat16" else jax.lax.dot_general
-        for _ in range(self.depth):
+        for layer in range(self.depth):
+            if self.skip and layer:
+                hidden = jnp.concatenate([hidden, inputs], -1)
             hidden = nn.Dense(self.width, param_dtype=z.dtype, dot_general=product)(hidden)
             hidden = getattr(nn, self.activation)(hidden)
         start = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
@@ -52,18 +55,21 @@ class MLP:
         depth: Hidden layers.
         activation: Name of a function of ``flax.linen`` (``"silu"``, ``"tanh"``, ``"gelu"``, ...).
         residual: Learn ``x - z`` instead of ``x``.
+        skip: Give the input to every hidden layer again: densities of many modes come out closer to the
+            law's (``benchmarks/networks.py``).
         products: ``"float32"`` (the parameters' own precision), or ``"bfloat16"`` for factors rounded
             to 8 bits in the hidden layers: faster where a GPU or TPU has units for it. What it costs
             is in ``benchmarks/README.md``; for densities keep float32.
 
     >>> MLP.paper(width=256)
-    MLP(width=256, depth=2, activation='tanh', residual=False, products='float32')
+    MLP(width=256, depth=2, activation='tanh', residual=False, skip=False, products='float32')
     """
 
     width: int = 96
     depth: int = 6
     activation: str = "silu"
     residual: bool = True
+    skip: bool = True
     products: str = "float32"
 
     def __post_init__(self) -> None:
@@ -78,11 +84,13 @@ class MLP:
     @classmethod
     def paper(cls, width: int) -> MLP:
         """Return the paper's d-W-W-d network with tanh (W = 256 for POWER ... 1400 for MINIBOONE)."""
-        return cls(width=width, depth=2, activation="tanh", residual=False)
+        return cls(width=width, depth=2, activation="tanh", residual=False, skip=False)
 
     def module(self) -> nn.Module:
         """Return the Flax module."""
-        return _Network(self.width, self.depth, self.activation, self.residual, self.products)
+        return _Network(
+            self.width, self.depth, self.activation, self.residual, self.skip, self.products
+        )
 
     def init(self, key: Array, d: int, dtype: Any = jnp.float32, given: int = 0) -> Any:
         """Return fresh parameters for ``d`` columns and ``given`` conditions."""

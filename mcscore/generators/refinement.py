@@ -6,11 +6,14 @@ which least squares sees only through neighboring points. Both densities are kno
     r(z) = log N(z; 0, I) - log |det dG/dz| - log p(G(z)),
 
 and ``r = 0`` everywhere if and only if the generator's law is the data law. Every step draws fresh noise and
-lowers a Huber loss of ``r``, with the squares on the pairs beside it, so that no mode is lost.
+lowers a Huber loss of ``r``, with the squares on the pairs beside it, so that no mode is lost. Below a
+twentieth of the determinant that the law asks for, ``r`` goes on as its tangent in the determinant: so it is
+finite where the network folds, and pulls folds back.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +41,7 @@ from mcscore.storage import Checkpoint
 
 HUBER = 0.3  # nats: beyond, a point's pull no longer grows
 SQUARES = 10.0  # weight of the squares on the pairs
+FOLD = 0.05  # of the determinant that the law asks for: below, the logarithm goes on as its tangent
 DECAY = 0.995  # of the averaged weights
 TOGETHER = 100  # steps of one compiled scan
 # Learning rate at its peak, and per step of the run: a short one cannot mend what large steps spoil.
@@ -200,8 +204,7 @@ def _steps(state, key, pairs, law, generator, optimizer, batch):
         y, slopes = _jacobian(lambda z: generator.coordinates(z, given, params), noise)
         sign, log_det = jnp.linalg.slogdet(slopes)
         log_p = _log_density(law.queries(y, given), law) - law.log_evidence(given)
-        difference = log_normal(noise) - log_det - log_p
-        difference = jnp.where(sign > 0, difference, 0)  # folds are left to the squares
+        difference = _excess(log_normal(noise) - log_p, log_det, sign)
         squares = jnp.mean((generator.coordinates(z[index], given, params) - x[index]) ** 2)
         return jnp.mean(optax.huber_loss(difference, delta=HUBER)) + SQUARES * squares
 
@@ -213,6 +216,14 @@ def _steps(state, key, pairs, law, generator, optimizer, batch):
         return descend(state, gradient, optimizer, DECAY), None
 
     return jax.lax.scan(step, (state, state.params), jax.random.split(key, TOGETHER))[0]
+
+
+def _excess(wanted: Array, log_det: Array, sign: Array) -> Array:
+    """Return ``log(wanted / det)``, from logarithms; below ``FOLD`` of the wanted, its tangent."""
+    log_ratio = log_det - jax.lax.stop_gradient(wanted)
+    ratio = sign * jnp.exp(jnp.minimum(log_ratio, 1))  # no pull on what is folded by more
+    tangent = 1 - math.log(FOLD) - ratio / FOLD
+    return jnp.where(ratio < FOLD, tangent, wanted - log_det)
 
 
 def _jacobian(function: Callable, z: Float[Array, "b d"]) -> tuple[Array, Float[Array, "b d d"]]:
