@@ -7,10 +7,11 @@ Gaussianized columns, two clusterings instead of four in whitened ones, a kernel
 generator (``fit``).
 Rivals, each with early stopping on a tenth of the rows or a choice among settings by held-out likelihood:
 scikit-learn's KernelDensity and GaussianMixture, flowjax's MAF and spline coupling flow, flow matching with
-the network of our generator (straight paths, sampled and scored by an ODE), and the paper's method
-(``experiments.published``, with --paper-pairs and --paper-steps instead of its 200,000 and 20,000, a third of
-both where its network is wider than 1,000; the hours of its PyTorch scripts at full size are extrapolated
-from a few of their steps).
+the network of our generator (straight paths, sampled and scored by an ODE), a vine copula (pyvinecopulib:
+local-likelihood pairs, kernel margins), ForestDiffusion's flow of boosted trees where a table is small
+enough to end within ten minutes, and the paper's method (``experiments.published``, with --paper-pairs and
+--paper-steps instead of its 200,000 and 20,000, a third of both where its network is wider than 1,000; hours
+of its PyTorch scripts at full size are extrapolated from a few of their steps).
 
 Test rows against draws, columns standardized: sliced Wasserstein of all 100,000; means over five sets of as
 many draws as test rows of the accuracy of a classifier (0.5: it cannot tell), KL per column and share
@@ -41,6 +42,7 @@ import mcscore as mcs
 from mcscore.experiments import evaluation, published
 
 DRAWS = 100_000
+FOREST = 500  # entries of a table, at most, for five splits within ten minutes
 METRICS = ("sliced_wasserstein", "classifier", "column_kl", "memorization")
 
 
@@ -115,6 +117,34 @@ def flowjax(kind):
         return Rival(sample, log_prob, note)
 
     return build
+
+
+def vine_copula(train, quick) -> Rival:
+    import pyvinecopulib
+
+    families = [pyvinecopulib.BicopFamily.tll]
+    controls = pyvinecopulib.FitControlsVinecop(family_set=families, num_threads=2)
+    model = pyvinecopulib.Vinedist.from_data(train, controls=controls)
+
+    def sample(key, n):
+        return model.sample(n, seeds=[int(jax.random.bits(key, dtype=jnp.uint32)) >> 1])
+
+    return Rival(sample, model.logpdf, "local-likelihood pairs, kernel margins")
+
+
+def forest_flow(train, quick) -> Rival:
+    from ForestDiffusion import ForestDiffusionModel
+
+    if train.size > FOREST:
+        raise TimeoutError(f"more than {FOREST:,} entries take more than ten minutes")
+    small = dict(n_t=3, duplicate_K=2) if quick else {}
+    model = ForestDiffusionModel(train, diffusion_type="flow", n_jobs=2, seed=0, **small)
+
+    def sample(key, n):
+        np.random.seed(int(jax.random.bits(key, dtype=jnp.uint32)) >> 1)  # noqa: NPY002 (its own)
+        return model.generate(batch_size=n)
+
+    return Rival(sample, None, "flow, default settings")
 
 
 def paper(name, pairs, steps):
@@ -210,7 +240,8 @@ def parts(name: str, train, test, splits: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def main() -> None:
-    for module in ("flowjax.flows", "sklearn.covariance", "sklearn.mixture", "sklearn.neighbors"):
+    modules = ("flowjax.flows", "sklearn.covariance", "sklearn.mixture", "sklearn.neighbors")
+    for module in (*modules, "pyvinecopulib", "ForestDiffusion"):
         with suppress(ModuleNotFoundError):  # a rival that is not installed is a failed line
             importlib.import_module(module)  # no rival's seconds shall pay for imports
     options = parser(
@@ -245,6 +276,8 @@ def main() -> None:
             "flowjax MAF": flowjax("maf"),
             "flowjax spline": flowjax("spline"),
             "flow matching": flow_matching,
+            "vine copula": vine_copula,
+            "ForestDiffusion": forest_flow,
             "the paper's method": paper(name, options.paper_pairs, options.paper_steps),
             "training rows": training_rows,
         }

@@ -165,6 +165,7 @@ def rivals() -> list[str]:
         "column_kl": "KL",
         "memorization": "nearer",
         "log_likelihood": "log p, nats",
+        "unknown": "log p unknown",
         "training_seconds": "training, s",
         "sampling_seconds": "100,000 draws, s",
         "wild": "wild draws",
