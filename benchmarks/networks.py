@@ -2,11 +2,11 @@
 
     python benchmarks/networks.py --data FOLDER --out benchmarks/results/networks.jsonl
 
-Every network learns the same 50,000 pairs of a law that ``Auto()`` chose, 3,000 steps (wider ones fewer);
-up to 12 columns its density is then refined (1,500 steps). At 4,000 points of fresh noise: mean and median
-absolute difference, in nats, of the network's log density and the law's where it does not fold; share of
-noise where it folds; effective sample size of the samples weighted to the law, as a share; mean squared error per
-coordinate to labels that training has not seen.
+Every network learns the same 50,000 pairs of a law that ``Auto()`` chose, 3,000 steps (wider ones
+fewer); up to 12 columns its density is then refined (1,500 steps). At 4,000 points of fresh noise: mean
+and median absolute difference, in nats, of the network's log density and the law's where it does not
+fold; share of noise where it folds; effective sample size of the samples weighted to the law, as a
+share; mean squared error per coordinate to labels that training has not seen.
 """
 
 from __future__ import annotations
