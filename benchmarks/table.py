@@ -108,6 +108,23 @@ def generator() -> list[str]:
     return table
 
 
+def networks() -> list[str]:
+    """Error of the density, folds, effective sample size and seconds, after refining where there is any."""
+    name = lambda entry: entry["variant"].removesuffix(", refined")
+    entries = {(e["data"], name(e)): e for e in read("networks.jsonl")}  # refined: the last
+    tables = list(dict.fromkeys(data for data, _ in entries))
+    page = ["| network | " + " | ".join(tables).replace("_", " ") + " |"]
+    page.append("|---" * (len(tables) + 1) + "|")
+    for network in dict.fromkeys(network for _, network in entries):
+        cells = []
+        for data in tables:
+            e = entries[data, network]
+            shares = f"{e['folded']:.2%}, {e['effective_sample_size']:.2f}"
+            cells.append(f"{e['density_error']:.2f}, {shares}, {e['seconds']:.0f} s")
+        page.append(f"| {network} | " + " | ".join(cells) + " |")
+    return page
+
+
 def pipeline() -> list[str]:
     stages = ("mixture", "labels", "training", "refining", "total", "peak_mib")
     table = ["| | " + " | ".join([*(f"{s}, s" for s in stages[:-1]), "memory, MiB"]) + " |"]
@@ -304,6 +321,7 @@ if __name__ == "__main__":
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
     write(ROOT / "benchmarks/README.md", "generator", generator())
+    write(ROOT / "benchmarks/README.md", "networks", networks())
     write(ROOT / "docs/experiments.md", "reproduce", reproduced())
     write(ROOT / "docs/experiments.md", "rivals", rivals())
     write(ROOT / "docs/experiments.md", "in time", in_time())

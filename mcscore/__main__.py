@@ -192,11 +192,11 @@ def fit(
         str | None, typer.Option(help="columns on which the others depend: temp,pressure or 3,4")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="passes over them, at most; by default 3000 steps of 512")
+        int | None, typer.Option(help="passes over them, at most; by default 2100 steps of 512")
     ] = None,
     refine: Annotated[
         int | None,
-        typer.Option(help="steps that bring the density closer; by default 1500 up to 12 columns"),
+        typer.Option(help="steps that bring the density closer; by default 1000 up to 12 columns"),
     ] = None,
     bounds: Annotated[
         list[str] | None, typer.Option(help="a column's ends, by name or number: age=0: or 2=0:1")

@@ -106,7 +106,7 @@ def fit_stages(
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
-            by default 1,500 with an encoder and at most 12 columns, beyond which they cost minutes.
+            by default 1,000 with an encoder and at most 12 columns, beyond which they cost minutes.
         optimizer: See ``train``; so for what follows.
         epochs: Passes over the pairs, at most.
         batch_size: Pairs per step.
@@ -168,7 +168,7 @@ def fit_stages(
             generator, history = train(train_key, made, **how, **training)
         dense = encoder and float(law.width) > 0
         if refine is None:
-            refine = 1500 if dense and law.dimension <= 12 else 0
+            refine = 1000 if dense and law.dimension <= 12 else 0
         refined, agrees = None, None
         how = dict(checkpoint=folders["refining"], progress=progress)
         if refine:

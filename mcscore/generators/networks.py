@@ -66,7 +66,7 @@ class MLP:
     """
 
     width: int = 96
-    depth: int = 6
+    depth: int = 9
     activation: str = "silu"
     residual: bool = True
     skip: bool = True

@@ -44,8 +44,8 @@ class History(NamedTuple):
     __repr__ = shapes
 
 
-# See benchmarks/generator.py; the encoder is only where Newton's method starts.
-DEFAULT_STEPS = dict(training=3000, encoder=1500)
+# See benchmarks/networks.py; the encoder is only where Newton's method starts.
+DEFAULT_STEPS = dict(training=2100, encoder=1050)
 LEGS = 50  # of a training that is kept, each saved
 
 
@@ -110,7 +110,7 @@ def train(
         pairs: Labeled pairs, from ``generate_pairs`` or by hand as ``Pairs(z, x)``.
         network: Architecture.
         optimizer: Any of optax; Muon with warm-up and cosine decay over all epochs by default.
-        epochs: Passes over the pairs, at most; by default as many as make 3,000 steps, 1,500
+        epochs: Passes over the pairs, at most; by default as many as make 2,100 steps, 1,050
             of the encoder, up to 300.
         batch_size: Pairs per step; None for all of them, as the paper does.
         validation: Share of the pairs held out; with 0 the weights of the last epoch are kept.
