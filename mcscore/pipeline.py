@@ -97,7 +97,7 @@ def fit_stages(
         frame: Coordinates in which the law lives; chosen too by default.
         schedule: How the law is diffused. ``Dirac()`` needs one with ``sigma(0) > 0``: ``Linear()``.
         weights: Non-negative weights of the rows.
-        groups: Which rows belong together, as ``mixture`` takes them; so for what follows.
+        groups: Which rows belong together, as ``mixture`` takes them.
         bounds: Ends of columns, by name or number.
         periodic: Periods of columns, by name or number.
         pairs: Number of labeled pairs.
@@ -107,7 +107,7 @@ def fit_stages(
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
             by default 1,000 with an encoder and at most 12 columns, beyond which they cost minutes.
-        optimizer: See ``train``; so for what follows.
+        optimizer: See ``train``, like the options that follow.
         epochs: Passes over the pairs, at most.
         batch_size: Pairs per step.
         validation: Share of the pairs held out.

@@ -149,7 +149,7 @@ def mixture(
         folder: Of the parts' laws.
         rows: Rows per part, at most: what memory depends on (2 GiB for 250,000 of 8 columns with `Auto`).
             There may be 200 parts.
-        kernel: As ``mcs.mixture`` takes it; so for what follows.
+        kernel: As ``mcs.mixture`` takes it, like the options that follow.
         frame: Coordinates.
         bounds: Ends of columns, by name or number.
         periodic: Periods of columns, by name or number.

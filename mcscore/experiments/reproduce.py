@@ -113,9 +113,9 @@ def run(
         key: Random key.
         problem: The table.
         out: Folder to write to, and to resume from.
-        settings: Of the published method; by default the paper's for the table's name.
+        settings: Settings of the published method; by default the paper's for the table's name.
         progress: Show bars.
-        **options: Of ``fit_stages``, for the column of this library.
+        **options: Options of ``fit_stages``, for the column of this library.
     """
     check_experiments("reproduce")
     settings = settings or default_settings(problem.name)

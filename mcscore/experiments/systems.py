@@ -147,7 +147,7 @@ def run(
         out: Folder to write to, and to resume from: what is finished is not computed again.
         quick: Few paths, to see that it works.
         only: The name of one system.
-        **options: Of ``fit_dynamics``.
+        **options: Options of ``fit_dynamics``.
 
     Raises:
         ValueError: If ``only`` is the name of none.

@@ -44,7 +44,7 @@ def evaluate(
         t: Time in ``[0, 1]``, a scalar or one per query; 0 is data, 1 is noise.
         mixture: The data law.
         schedule: How it is diffused.
-        condition: Of a conditional law, in the user's units: one for all (k,), or one per query (b, k).
+        condition: For a conditional law, in the user's units: one for all (k,), or one per query (b, k).
         reading: Vector field to read, of ``mcscore.jet``; the score by default.
         laplacian: Whether to compute the Laplacian too (score only).
 

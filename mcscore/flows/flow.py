@@ -62,7 +62,7 @@ def solve_flow(
         start: Noise ``z`` (b, d) if ``to_data``, else data, in the coordinates of ``mixture``.
         mixture: The data law.
         schedule: How it is diffused; its noise at ``t = 0`` is what the data keeps.
-        condition: Of a conditional law, in the user's units: one for all (k,), or one per start (b, k).
+        condition: For a conditional law, in the user's units: one for all (k,), or one per start (b, k).
         to_data: Direction.
         clock: In which variable steps are equal.
         solver: Any of diffrax's ODE solvers.

@@ -172,7 +172,7 @@ def placed(
         x: Rows (n, d).
         weights: Their weights (n,), positive, summing to one.
         spread: Whether ties are spread; the rows stay as they are if not.
-        ends: Of the columns (2, d), if they have any; ``told`` has the user's.
+        ends: Ends of the columns (2, d), if they have any; ``told`` has the user's.
         circles: Frame of columns cut open, if there are any.
         given: How many columns, the last ones, are conditions.
     """

@@ -247,7 +247,7 @@ class Generator(Told):
         Args:
             key: Random key.
             n: How many.
-            condition: Of a conditional generator: one for all (k,), or one per sample (n, k).
+            condition: For a conditional generator: one for all (k,), or one per sample (n, k).
             as_frame: Return a pandas DataFrame, columns named as in training, instead of an array (n, d).
             mesh: Over whose devices the samples go; by default the context's (``jax.set_mesh``).
         """
@@ -298,7 +298,7 @@ class Generator(Told):
         """Write everything to one safetensors file, moved into place when complete. No pickle.
 
         Args:
-            path: Of the file.
+            path: Where the file goes.
             law: Whether with the law, which holds rows of the data: without it the file is smaller, and keeps
                 them private.
         """

@@ -135,7 +135,7 @@ def generate_pairs(
         mixture: The data law.
         schedule: How it is diffused; the labels keep its noise at ``t = 0``.
         n: Number of pairs.
-        conditions: Of a conditional law: rows (m, k), in the user's units, from which each pair's condition
+        conditions: For a conditional law: rows (m, k), in the user's units, from which each pair's condition
             is drawn; by default from the law's own conditions, smoothed by its kernel.
         noise: ``Normal()`` or ``Sobol()`` of ``mcscore.generators``.
         minibatch: Rows drawn with replacement once per chunk and used for its whole trajectory, as

@@ -54,7 +54,7 @@ class Agreement(NamedTuple):
     Attributes:
         error: Mean absolute difference of the two log densities where certified, in nats.
         certified: Share of points where the generator's density is certified.
-        effective_sample_size: Of as many of the generator's samples, weighted to the law, as a share:
+        effective_sample_size: What a sample of the generator is worth once weighted to the law, as a share:
             1 if the two laws are the same.
         folded: Share of noise at which the network folds: the determinant of its Jacobian is not positive.
             Points that this noise reaches are reached twice more, and the density certified there is
@@ -137,7 +137,7 @@ def refine(
         generator: Trained on ``pairs``.
         mixture: The law of the pairs.
         pairs: Labeled pairs.
-        steps: Of the optimizer, rounded up to hundreds.
+        steps: Steps of the optimizer, rounded up to hundreds.
         batch_size: Fresh noise, and pairs, per step.
         optimizer: Any of optax; by default ``train``'s with a peak that grows with ``steps``, up to 5e-3.
         checkpoint: Folder in which every hundredth step is kept, to resume from: to the bit.

@@ -120,7 +120,7 @@ def train(
         recalibrate: Give the generator's points the mean and covariance of the labels.
         checkpoint: Folder in which training is kept every fiftieth of its epochs, to resume from: to the bit.
         progress: Show a bar.
-        mesh: Of devices, each of which takes its share of every batch; by default the context's. The
+        mesh: Devices, each of which takes its share of every batch; by default the context's. The
             history is one device's up to rounding.
 
     Raises:

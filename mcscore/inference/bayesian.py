@@ -26,7 +26,7 @@ def to_numpyro(law: Mixture | ConditionalMixture, condition: Any = None) -> Any:
 
     Args:
         law: Without tied columns.
-        condition: Of a conditional law, (k,), or (b, k) for a batch of distributions; may be traced.
+        condition: For a conditional law, (k,), or (b, k) for a batch of distributions; may be traced.
 
     Raises:
         ValueError: If columns of the law are tied (integers, atoms, levels), which no gradient sees, or

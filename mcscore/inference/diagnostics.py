@@ -23,7 +23,7 @@ class Coverage(NamedTuple):
     """Ranks of true values among draws, which are uniform if a conditional law is calibrated.
 
     Attributes:
-        levels: Of the highest-density regions, (n,): the level at which each true value is just covered.
+        levels: Levels of highest-density regions, (n,): those at which each true value is just covered.
         ranks: Share of draws below the true value, by column, (n, d).
         distance: Largest distance of the levels' distribution function from the diagonal.
         band: Beyond which that distance is by chance in one of a hundred cases.

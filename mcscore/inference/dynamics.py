@@ -40,7 +40,7 @@ class Dynamics:
     """A one-step sampler of the next state of a stochastic system. Build it with ``fit_dynamics``.
 
     Attributes:
-        generator: Of displacements, given the state and the parameters.
+        generator: The network of displacements, given the state and the parameters.
     """
 
     generator: Generator
@@ -128,11 +128,11 @@ def fit_dynamics(
     Args:
         key: Random key.
         paths: Observed states (m, time, d), at equal steps of time; (m, time) for one coordinate.
-        parameters: Of each path, (m, p), if the system has any.
+        parameters: Parameters of each path, (m, p), if the system has any.
         transitions: How many pairs of successive states to learn from, at most, drawn at random.
-        **options: Of ``fit``, whose table are the displacements; by default a network of 4 layers of 48 up to
-            two coordinates, else of 64, and displacements standardized, which keeps a step cheap, unless
-            Gaussianizing them is clearly better.
+        **options: Options of ``fit``, whose table holds the displacements. By default the network has 4 layers
+            of 48 neurons up to two coordinates, else of 64, and displacements are standardized, which keeps a step
+            cheap, unless Gaussianizing them is clearly better.
 
     Raises:
         ValueError: If ``paths`` is no such array of finite numbers, or ``parameters`` have not a row for

@@ -30,9 +30,9 @@ def impute(
 
     Args:
         key: Random key.
-        law: Of all columns, with a density.
+        law: The law of all columns, with a density.
         rows: (n, d), NaN where missing; a DataFrame's columns are taken by their names, if the law has any.
-        draws: Of each missing entry.
+        draws: How many draws of each missing entry.
 
     Raises:
         ValueError: If ``rows`` have other columns than the law, or hold infinities; if the law has no

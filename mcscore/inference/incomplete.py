@@ -46,9 +46,9 @@ def mixture_of_incomplete(
         rows: (n, d), NaN (or masked, or pandas' NA) where missing.
         rounds: How often what is missing is drawn anew.
         kernel: See ``mixture``; one with a density.
-        weights: Of the rows, (n,); those of weight 0 are left out.
-        groups: Of the rows, (n,), see ``mixture``.
-        **options: Of ``mixture``, but for ``condition``: condition the law instead.
+        weights: Weights of the rows, (n,); rows of weight 0 are left out.
+        groups: Groups of the rows, (n,), see ``mixture``.
+        **options: Options of ``mixture``, except ``condition``: condition the law instead.
 
     Raises:
         ValueError: If a column or a row holds no number, or ``rows`` hold infinities; as ``mixture``.

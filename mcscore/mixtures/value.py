@@ -196,7 +196,7 @@ class Mixture(Told):
         Args:
             matrix: Which linear functions of the columns, in the user's units, were observed, (m, d).
             values: What was observed, (m,).
-            covariance: Of the Gaussian noise, (m, m), positive definite; a number for equal variances.
+            covariance: That of the Gaussian noise, (m, m), positive definite; a number for equal variances.
 
         Raises:
             ValueError: If shapes do not fit, or the frame is not affine: in others an observation is not

@@ -24,7 +24,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     The temporary name is unique, so that threads and processes may write one path, and keeps the suffix, by
     which some writers choose their format. A link stays a link, what it leads to is replaced; a device or
     pipe stays what it is and is written to. Permissions of a file that is replaced are kept, a new one's
-    are what the user's umask says. Of the processes of one run only the first writes.
+    are what the user's umask says. If a run has several processes, only the first writes.
 
     Raises:
         FileNotFoundError: If the folder is missing.
