@@ -130,9 +130,9 @@ def fit_dynamics(
         paths: Observed states (m, time, d), at equal steps of time; (m, time) for one coordinate.
         parameters: Parameters of each path, (m, p), if the system has any.
         transitions: How many pairs of successive states to learn from, at most, drawn at random.
-        **options: Options of ``fit``, whose table holds the displacements. By default the network has 4 layers
-            of 48 neurons up to two coordinates, else of 64, and displacements are standardized, which keeps a step
-            cheap, unless Gaussianizing them is clearly better.
+        **options: Options of ``fit``, whose table holds the displacements. By default the network has 4
+            layers of 48 neurons up to two coordinates, else of 64, and displacements are standardized, which
+            keeps a step cheap, unless Gaussianizing them is clearly better.
 
     Raises:
         ValueError: If ``paths`` is no such array of finite numbers, or ``parameters`` have not a row for
