@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mcscore._optional import needed
-from mcscore._validation import Table
+from mcscore._validation import Table, at_least
 
 INK, ACCENT, MUTED = "#1b3a57", "#d1495b", "#8d99a6"
 OTHERS = ("#2e8b76", "#b8860b", "#6a4c93")
@@ -57,16 +57,32 @@ def _thinned(points: Any, most: int) -> np.ndarray:
 
 def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
     """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
-    checked = {label: Table.of(table, name=label) for label, table in sets.items()}
-    tables = {
-        label.replace("$", r"\$"): table.values[:, :columns] for label, table in checked.items()
-    }
+    if not isinstance(sets, Mapping) or not sets:
+        raise ValueError("sets: expected tables by name, such as {'data': x, 'samples': y}")
+    at_least(1, columns=columns)
+    checked = {label: Table.of(table, name=str(label)) for label, table in sets.items()}
+    known = next((table.columns for table in checked.values() if table.columns), None)
+    tables = {}
+    for label, table in checked.items():
+        own, x = table.columns, table.values
+        if own and known and set(own) == set(known):  # each in the same order
+            x = x[:, [own.index(name) for name in known]]
+        tables[_plain(label)] = x[:, :columns]
     first = next(iter(tables.values()))
     d = first.shape[1]
-    known = next((table.columns for table in checked.values() if table.columns), None)
-    names = names or known or [f"column {j}" for j in range(d)]
-    shown = [str(name).replace("$", r"\$") for name in names]  # no formulas of matplotlib's
+    for label, x in tables.items():
+        if x.shape[1] != d:
+            raise ValueError(f"sets: expected {d} columns in {label!r}, got {x.shape[1]}")
+    known = known or [f"column {j}" for j in range(d)]
+    shown = [_plain(name) for name in (known if names is None else names)]
+    if len(shown) < d:
+        raise ValueError(f"names: expected {d}, got {len(shown)}")
     return tables, shown[:d], *_bounds(first)
+
+
+def _plain(text: Any) -> str:
+    """Return text without formulas of matplotlib's."""
+    return str(text).replace("$", r"\$")
 
 
 def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
@@ -77,7 +93,7 @@ def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
         points = _thinned(points, 20_000)
         size = 0.6 + 4_000 / (len(points) + 1_000)
         axis.scatter(*points.T, s=size, c=color, alpha=0.55, linewidths=0, rasterized=True)
-        axis.set(title=name, aspect="equal", xticks=[], yticks=[])
+        axis.set(title=_plain(name), aspect="equal", xticks=[], yticks=[])
         axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.suptitle(title, fontweight="bold")
     return figure
@@ -108,10 +124,12 @@ def plot_densities(densities: Mapping[str, Any], *, extent: Sequence[Any], title
     figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities) + 0.6, 3.7))
     tables = {name: np.asarray(density) for name, density in densities.items()}
     # The square root shows tails; the top is cut where single kernels would outshine the rest.
-    top = max(np.quantile(values, 0.995) for values in tables.values())
+    found = [values[np.isfinite(values)] for values in tables.values()]
+    top = max((np.quantile(values, 0.995) for values in found if values.size), default=0.0)
+    top = top or max((values.max() for values in found if values.size), default=0.0) or 1.0
     for axis, (name, values) in zip(axes[0], tables.items(), strict=True):
         drawn = axis.imshow(values, origin="lower", extent=extent, cmap="magma", norm=_root(top))
-        axis.set(title=name, xticks=[], yticks=[])
+        axis.set(title=_plain(name), xticks=[], yticks=[])
     bar = figure.colorbar(drawn, ax=axes, label="density", shrink=0.85, extend="max")
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontweight="bold")

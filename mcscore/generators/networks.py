@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mcscore._validation import at_least
+from mcscore._validation import at_least, of_type
 
 
 class _Network(nn.Module):
@@ -76,6 +76,7 @@ class MLP:
         for name in ("width", "depth"):
             at_least(1, **{name: getattr(self, name)})
             object.__setattr__(self, name, int(getattr(self, name)))  # of NumPy's, too
+        of_type(bool, "True", residual=self.residual, skip=self.skip)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {self.activation!r}")
         if self.products not in PRODUCTS:

@@ -202,9 +202,11 @@ def _steps(state, key, pairs, law, generator, optimizer, batch):
         noise = jax.random.normal(noise_key, (batch, z.shape[1]), z.dtype)
         given = None if c is None else c[index]
         y, slopes = _jacobian(lambda z: generator.coordinates(z, given, params), noise)
+        flat = jnp.linalg.slogdet(jax.lax.stop_gradient(slopes))[0] == 0  # has no gradient
+        slopes = jnp.where(flat[:, None, None], jnp.eye(z.shape[1], dtype=z.dtype)[None], slopes)
         sign, log_det = jnp.linalg.slogdet(slopes)
         log_p = _log_density(law.queries(y, given), law) - law.log_evidence(given)
-        difference = _excess(log_normal(noise) - log_p, log_det, sign)
+        difference = jnp.where(flat, 0, _excess(log_normal(noise) - log_p, log_det, sign))
         squares = jnp.mean((generator.coordinates(z[index], given, params) - x[index]) ** 2)
         return jnp.mean(optax.huber_loss(difference, delta=HUBER)) + SQUARES * squares
 
@@ -219,7 +221,10 @@ def _steps(state, key, pairs, law, generator, optimizer, batch):
 
 
 def _excess(wanted: Array, log_det: Array, sign: Array) -> Array:
-    """Return ``log(wanted / det)``, from logarithms; below ``FOLD`` of the wanted, its tangent."""
+    """Return ``log(wanted / det)``, from logarithms; below ``FOLD`` of the wanted, its tangent.
+
+    The tangent is one in the determinant: there the wanted, and with it the point, is held fixed.
+    """
     log_ratio = log_det - jax.lax.stop_gradient(wanted)
     ratio = sign * jnp.exp(jnp.minimum(log_ratio, 1))  # no pull on what is folded by more
     tangent = 1 - math.log(FOLD) - ratio / FOLD

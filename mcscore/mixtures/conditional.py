@@ -166,7 +166,7 @@ class ConditionalMixture(Told):
         """
         x = points(x, self.dimension, self.columns)
         self.warn_of(self.conditions(condition, len(x)))
-        c, n = _values(condition, self.condition_dimension, self.condition_columns), len(x)
+        c, n = condition_values(condition, self.condition_dimension, self.condition_columns), len(x)
         over, traced = self.evaluation.over, self._is_traced(x, c)
         places = None if not traced and self.joint.is_coarse else places_of((x, c), over)
         if traced or (n and places is not None):
@@ -228,7 +228,7 @@ class ConditionalMixture(Told):
 
     def at(self, condition: Any) -> Mixture:
         """Return the law given one condition (k,), a mixture like any other: ``joint.condition``."""
-        c = _values(condition, self.condition_dimension, self.condition_columns)
+        c = condition_values(condition, self.condition_dimension, self.condition_columns)
         if len(c) != 1:
             raise ValueError(f"condition: expected one, got {len(c)}")
         d = self.dimension
@@ -275,7 +275,7 @@ def conditions_in(
         raise ValueError(
             f"condition: needed here, {k} value{'s' * (k > 1)}{named}: one for all, or one per row"
         )
-    c = _values(condition, k, names)
+    c = condition_values(condition, k, names)
     if n is not None and len(c) not in (1, n):
         raise ValueError(f"condition: expected one, or one for each of {n} rows, got {len(c)}")
     traced = any(map(is_traced, (c, *jax.tree.leaves(frame))))
@@ -292,7 +292,7 @@ def conditions_in(
     return found
 
 
-def _values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
+def condition_values(condition: Any, k: int, names: tuple[str, ...] | None) -> Any:
     """Return conditions as an array (b, k), by names where there are any."""
     if isinstance(condition, dict):
         if not condition or set(condition) != set(names or ()):

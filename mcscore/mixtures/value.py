@@ -348,8 +348,8 @@ class Mixture(Told):
         """Whether the law's precision is too coarse for its frame's columns, see ``Frame.is_coarse``."""
         if isinstance(self.frame, Identity):
             return False
-        some = self.blocks.centers[:: max(1, len(self.blocks.centers) // 16)]
-        return self.frame.is_coarse(np.asarray(some, np.float64), self.dtype)
+        centers = np.asarray(self.blocks.centers, np.float64)  # under jit, too
+        return self.frame.is_coarse(centers[:: max(1, len(centers) // 16)], self.dtype)
 
     def _by_row(self, function: Callable[[Array, Mixture], Array], x: Any) -> Array:
         """Return ``function(x, self)``, (b,), for ``x`` (b, d)."""

@@ -3,6 +3,7 @@ import io
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -168,6 +169,29 @@ def test_pictures_show_all_of_a_sorted_table():
     figure = plotting.plot_pairs({"sorted": np.arange(12_000.0).reshape(-1, 2)})
     shown = np.asarray(figure.axes[2].collections[0].get_offsets())
     assert shown.shape == (1500, 2) and shown.min() == 0 and shown.max() == 11_999
+
+
+def test_pictures_lay_columns_on_those_of_their_name():
+    named = pd.DataFrame({"p": np.zeros(50), "q": np.arange(50.0)})
+    figure = plotting.plot_pairs({"one": named, "other": named[["q", "p"]]})
+    shown = np.asarray(figure.axes[2].collections[0].get_offsets())
+    assert (shown[:, 0] == 0).all() and shown[:, 1].max() == 49
+    with pytest.raises(ValueError, match="sets: expected 2 columns in 'other', got 3"):
+        plotting.plot_pairs({"one": np.eye(2), "other": np.eye(3)})
+    with pytest.raises(ValueError, match="names: expected 3, got 1"):
+        plotting.plot_pairs({"one": np.eye(3)}, names=["x"])
+    with pytest.raises(ValueError, match="sets: expected tables by name"):
+        plotting.plot_marginals({})
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_density_of_nothing_or_next_to_nothing_has_a_scale():
+    peak = np.zeros((40, 40))
+    peak[3, 3] = 7.0
+    for grid, top in ((np.zeros((40, 40)), 1.0), (peak, 7.0), (np.where(peak, np.nan, 2.0), 2.0)):
+        figure = plotting.plot_densities({"$": grid}, extent=(0, 1, 0, 1))
+        figure.savefig(io.BytesIO())
+        assert figure.axes[0].images[0].norm.vmax == top
 
 
 DAMAGED = {

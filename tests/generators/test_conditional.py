@@ -134,7 +134,7 @@ def test_generators_and_laws_travel_in_one_file(made, tmp_path):
     assert str(found.law.report) == str(made.law.report)
     made.save(tmp_path / "small.safetensors", law=False)
     small = mcs.load(tmp_path / "small.safetensors")
-    assert small.law is None and (tmp_path / "small.safetensors").stat().st_size < 40_000
+    assert small.law is None and (tmp_path / "small.safetensors").stat().st_size < 45_000
     made.law.save(tmp_path / "law.safetensors")
     law = mcs.load(tmp_path / "law.safetensors")
     np.testing.assert_array_equal(

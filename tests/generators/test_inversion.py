@@ -171,6 +171,22 @@ def test_the_excess_goes_on_smoothly_through_a_fold(key):
     np.testing.assert_allclose(excess(at[-2:]), -np.log(at[-2:]), rtol=1e-5)
 
 
+def test_a_network_that_is_flat_somewhere_can_be_refined(key):
+    """Where all rectified neurons are off the Jacobian is exactly singular, and has no gradient."""
+    law = mcs.mixture(np.array([[-0.5], [0.5]]), kernel=mcs.Isotropic(0.8))
+    pairs = mcs.generate_pairs(key, law, mcs.Cosine(), 1000)
+    network = mcs.MLP(width=2, depth=1, activation="relu", residual=False)
+    layers = [([[1.0, -1.0]], [0.5, -1.0]), ([[0.9], [-0.9]], [0.3])]  # level from -1 to -0.5
+    params = {
+        f"Dense_{k}": {"kernel": jnp.array(kernel, law.dtype), "bias": jnp.array(bias, law.dtype)}
+        for k, (kernel, bias) in enumerate(layers)
+    }
+    flat = mcs.Generator(params, pairs.frame, network)
+    refined, report = mcs.refine(key, flat, law, pairs, steps=500)
+    assert 0.1 < report.before.folded < 0.2 and report.kept
+    assert np.isfinite(refined.sample(key, 100)).all()
+
+
 def test_a_refinement_that_fails_is_not_kept(rough, key):
     law, pairs, generator = rough
     wild = optax.sgd(10.0)
