@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clock import FOLDER, NAMES, Results, parser
+from generator import problems
 from jax import Array
 
 import mcscore as mcs
@@ -83,20 +83,6 @@ NETWORKS = {  # and their steps, as a share of the default's
     "three residual blocks": (Other(depth=3), 1.4),
     "three stages of two layers": (Other(depth=2, stages=3), 1.4),
 }
-
-
-def problems(folder: Path | None, quick: bool):
-    key = jax.random.key(0)
-    for name in ("checkerboard",) if quick else ("checkerboard", "two_spirals"):
-        yield name, np.asarray(mcs.datasets.TWO_DIMENSIONAL[name](key, 200 if quick else 5000))
-    if quick:
-        return
-    for d, rows in ((5, 5000), (8, 20_000)):
-        law = mcs.datasets.random_gaussian_mixture(jax.random.key(d), d, 8)
-        yield f"8 Gaussians, d = {d}", np.asarray(law.sample(key, rows))
-    yield "breast cancer", mcs.datasets.breast_cancer()
-    for path in sorted(folder.glob("*.npz")) if folder else ():
-        yield path.stem.removesuffix("_partial"), np.load(path)["train"]
 
 
 def judge(gen: mcs.Generator, law: Any, fresh: mcs.Pairs) -> dict:

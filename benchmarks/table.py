@@ -275,8 +275,8 @@ def larger() -> list[str]:
         f"{cost['parts']} parts took {cost['seconds']:.0f} s",
         f"and {cost['resident_mib'] / 1024:.2f} GiB of memory at most;",
         f"{cost['queries']:,} densities took {cost['density_seconds']:.0f} s, as many scores "
-        f"{cost['score_seconds']:.0f} s. The law of one part's {part['rows']:,} rows was",
-        f"{whole['gain']:.3f} ± {whole['error']:.3f} nats per row worse.",
+        f"{cost['score_seconds']:.0f} s. One part alone ({part['rows']:,} rows) gave a log density",
+        f"{whole['gain']:.3f} ± {whole['error']:.3f} nats per row lower than the law of all parts.",
     ]
 
 

@@ -198,7 +198,9 @@ def _classes() -> Any:
                 raise ValueError(f"value: expected shape (..., {d}), got {value.shape}")
             shape = np.broadcast_shapes(value.shape[:-1], self.batch_shape)
             x = jnp.broadcast_to(value, (*shape, d)).reshape(-1, d)
-            return _log_prob(self.law, x, self._conditions(shape)).reshape(shape)
+            c = self._conditions(shape)
+            log_p = self.law.log_prob(x) if c is None else _likelihood(self.law, x, c)
+            return log_p.reshape(shape)
 
         def __reduce__(self) -> Any:
             return to_numpyro, (self.law, self.condition)
@@ -218,10 +220,8 @@ def _again(kind: str, frame: Any) -> Any:
 
 
 @jax.jit
-def _log_prob(law: Mixture | ConditionalMixture, x: Array, c: Array | None) -> Array:
+def _likelihood(law: ConditionalMixture, x: Array, c: Array) -> Array:
     """Return ``log p(x | c)``; ``-inf`` for conditions without coordinates, where a chain may step."""
-    if c is None:
-        return law.log_prob(x)
     c, frame = jnp.atleast_2d(c), law.condition_frame
     known = jnp.isfinite(frame.log_det(c) + (frame.forward(c) ** 2).sum(1))
     somewhere = frame.inverse(jnp.zeros_like(c))

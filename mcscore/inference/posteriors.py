@@ -24,7 +24,8 @@ class Posterior(NamedTuple):
 
     Attributes:
         draws: (n, d), in the user's units.
-        effective_sample_size: What the prior's weighted draws are worth: below a hundred, few are repeated.
+        effective_sample_size: What the prior's weighted draws are worth: below a hundred, a few are repeated
+            many times.
         log_evidence: Log of the mean likelihood over the prior.
         moved: Steps of the Markov chain that each was moved by.
     """
