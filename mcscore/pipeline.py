@@ -81,7 +81,7 @@ def fit_stages(
     batch_size: int | None = 512,
     validation: float = 0.1,
     patience: int | None = None,
-    ema: float = 0.998,
+    ema: float = 0.995,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
     mesh: Mesh | None = None,

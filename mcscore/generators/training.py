@@ -59,7 +59,7 @@ class Training:
     batch_size: int | None = 512
     validation: float = 0.1
     patience: int | None = None
-    ema: float = 0.998
+    ema: float = 0.995
     encoder: bool = False
     recalibrate: bool = True
 
@@ -94,7 +94,7 @@ def train(
     batch_size: int | None = 512,
     validation: float = 0.1,
     patience: int | None = None,
-    ema: float = 0.998,
+    ema: float = 0.995,
     encoder: bool = False,
     recalibrate: bool = True,
     checkpoint: str | os.PathLike | None = None,
