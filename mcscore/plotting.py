@@ -55,10 +55,28 @@ def _thinned(points: Any, most: int) -> np.ndarray:
     return points[np.linspace(0, len(points) - 1, min(most, len(points))).astype(int)]
 
 
+def _planar(shape: str, points: Any, name: str) -> np.ndarray:
+    """Return points in the plane; refuse what is none by its name."""
+    points = np.asarray(points)
+    fits = points.ndim == shape.count(",") + 1 and points.shape[-1] == 2 and points.size
+    if not fits or points.dtype.kind not in "biuf" or not np.isfinite(points).all():
+        raise ValueError(
+            f"{name}: expected finite numbers {shape}, got {points.dtype} {points.shape}"
+        )
+    return points
+
+
+def _named(kind: str, found: Any, name: str) -> None:
+    """Refuse what is no mapping, or an empty one."""
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(
+            f"{name}: expected {kind} by name, such as {{'data': x}}, got {found!r:.60}"
+        )
+
+
 def _columns(sets: Mapping[str, Any], columns: int, names: Any) -> tuple[dict, list, Any, Any]:
     """Return the first ``columns`` columns of every set, their names, and the first set's bounds."""
-    if not isinstance(sets, Mapping) or not sets:
-        raise ValueError("sets: expected tables by name, such as {'data': x, 'samples': y}")
+    _named("tables", sets, "sets")
     at_least(1, columns=columns)
     checked = {label: Table.of(table, name=str(label)) for label, table in sets.items()}
     known = next((table.columns for table in checked.values() if table.columns), None)
@@ -86,10 +104,16 @@ def _plain(text: Any) -> str:
 
 
 def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
-    """Return 2-D point sets side by side on equal axes."""
+    """Return point sets (n, 2) side by side on equal axes.
+
+    Raises:
+        ValueError: If there are no sets, or one is not of finite numbers (n, 2).
+    """
+    _named("point sets", sets, "sets")
+    tables = {name: _planar("(n, 2)", x, str(name)) for name, x in sets.items()}
     figure, axes = _figure(1, len(sets), figsize=(3.4 * len(sets), 3.7))
-    low, high = _bounds(np.asarray(next(iter(sets.values()))))
-    for axis, color, (name, points) in zip(axes[0], cycle(COLORS), sets.items(), strict=False):
+    low, high = _bounds(next(iter(tables.values())))
+    for axis, color, (name, points) in zip(axes[0], cycle(COLORS), tables.items(), strict=False):
         points = _thinned(points, 20_000)
         size = 0.6 + 4_000 / (len(points) + 1_000)
         axis.scatter(*points.T, s=size, c=color, alpha=0.55, linewidths=0, rasterized=True)
@@ -102,9 +126,14 @@ def plot_samples(sets: Mapping[str, Any], *, title: str = "") -> Any:
 def plot_score(
     score: Callable[[np.ndarray], Any], data: Any, *, points: int = 24, title: str = ""
 ) -> Any:
-    """Return the score field as arrows of equal length, colored by magnitude, over the data."""
+    """Return the score field as arrows of equal length, colored by magnitude, over the data (n, 2).
+
+    Raises:
+        ValueError: If the data are not finite numbers (n, 2).
+    """
+    data = _planar("(n, 2)", data, "data")
     figure, axes = _figure(1, 1, figsize=(5, 4.4))
-    axis, data = axes[0, 0], np.asarray(data)
+    axis = axes[0, 0]
     low, high = _bounds(data)
     grid = np.stack(np.meshgrid(*np.linspace(low, high, points).T), -1).reshape(-1, 2)
     field = np.asarray(score(grid.astype(np.float32)))
@@ -120,7 +149,15 @@ def plot_score(
 
 
 def plot_densities(densities: Mapping[str, Any], *, extent: Sequence[Any], title: str = "") -> Any:
-    """Return densities on a grid (rows along the second axis of the plane) side by side, on one scale."""
+    """Return densities on a grid (rows along the second axis of the plane) side by side, on one scale.
+
+    Raises:
+        ValueError: If there are no densities, or one is no grid of numbers.
+    """
+    _named("densities", densities, "densities")
+    for name, density in densities.items():
+        if np.ndim(density) != 2 or 0 in np.shape(density):
+            raise ValueError(f"{name}: expected a density on a grid, got shape {np.shape(density)}")
     figure, axes = _figure(1, len(densities), figsize=(3.4 * len(densities) + 0.6, 3.7))
     tables = {name: np.asarray(density) for name, density in densities.items()}
     # The square root shows tails; the top is cut where single kernels would outshine the rest.
@@ -144,8 +181,12 @@ def _root(top: float) -> Any:
 
 
 def plot_trajectories(paths: Any, *, title: str = "noise to data") -> Any:
-    """Return 2-D trajectories (times, n, 2): all ends as dots, and 150 paths from noise, circles."""
-    paths = np.asarray(paths)
+    """Return 2-D trajectories (times, n, 2): all ends as dots, and 150 paths from noise, circles.
+
+    Raises:
+        ValueError: If the paths are not finite numbers (times, n, 2).
+    """
+    paths = _planar("(times, n, 2)", paths, "paths")
     some = _thinned(paths.swapaxes(0, 1), 150).swapaxes(0, 1)
     figure, axes = _figure(1, 1, figsize=(4.6, 4.6))
     axis = axes[0, 0]
@@ -172,8 +213,7 @@ def plot_paths(sets: Mapping[str, Any], *, step: float = 1.0, title: str = "") -
     Raises:
         ValueError: If there are no paths, or a set is no array (times, n) of finite numbers.
     """
-    if not sets:
-        raise ValueError("sets: expected paths by name, got none")
+    _named("paths", sets, "sets")
     for name, x in sets.items():
         if np.ndim(x) != 2 or 0 in np.shape(x) or not np.isfinite(x).all():
             raise ValueError(
@@ -329,6 +369,7 @@ def _bins(tables: Mapping[str, np.ndarray], low: float, high: float) -> np.ndarr
 
 def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = "") -> Any:
     """Return one number per column and set as dots on a logarithmic axis."""
+    _named("numbers", values, "values")
     figure, axes = _figure(1, 1, figsize=(6.4, 3.2))
     axis = axes[0, 0]
     d = 1
@@ -345,6 +386,7 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
 
 def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> Any:
     """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
+    _named("histories", histories, "histories")
     figure, axes = _figure(1, 1, figsize=(5.4, 3.6))
     axis = axes[0, 0]
     for color, (name, history) in zip(cycle(COLORS), histories.items(), strict=False):

@@ -140,6 +140,30 @@ def test_every_picture_draws(key, tmp_path):
         assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
+SETS = ("samples", "densities", "paths", "pairs", "marginals", "columns", "history")
+ARRAYS = [np.zeros(3), np.zeros((0, 2)), np.zeros((4, 3)), [[np.nan, 1.0]], [["a", "b"]], None]
+
+
+@pytest.mark.parametrize(
+    ("picture", "bad", "named"),
+    [(name, bad, "by name") for name in SETS for bad in ({}, np.zeros((3, 2)), None)]
+    + [("samples", {"own": bad}, "own: expected") for bad in ARRAYS]
+    + [("trajectories", bad, "paths: expected") for bad in [*ARRAYS, np.zeros((4, 2))]]
+    + [("densities", {"own": bad}, "own: expected") for bad in ARRAYS[:2]],
+)
+@pytest.mark.once
+def test_pictures_name_what_they_cannot_draw(picture, bad, named):
+    extent = {"extent": (0, 1, 0, 1)} if picture == "densities" else {}
+    with pytest.raises(ValueError, match=named):
+        getattr(plotting, f"plot_{picture}")(bad, **extent)
+
+
+@pytest.mark.parametrize("bad", ARRAYS)
+def test_score_fields_name_their_data(bad):
+    with pytest.raises(ValueError, match="data: expected"):
+        plotting.plot_score(lambda y: y, bad)
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_csv_of_a_spreadsheet_keeps_its_first_row(mark, tmp_path):
     path = tmp_path / "x.csv"
