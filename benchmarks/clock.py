@@ -105,10 +105,14 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Return what is measured: the commit, and whether files differ from it; None outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or None
+    """Return what is measured: the commit, and whether code differs from it; None outside of a repository."""
+    root = Path(__file__).parents[1]
+    commands = ["rev-parse", "--short", "HEAD"], ["status", "--short", "*.py", "*.cpp"]
+    commit, changed = (
+        subprocess.run(["git", *command], cwd=root, capture_output=True, text=True).stdout.strip()
+        for command in commands
+    )
+    return commit + "-dirty" * bool(changed) or None
 
 
 def _cpuinfo() -> list[str]:

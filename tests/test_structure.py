@@ -10,10 +10,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import mcscore as mcs
 from mcscore import _face
@@ -143,6 +145,18 @@ def test_the_public_names():
 def test_old_places_still_answer(name):
     with pytest.warns(DeprecationWarning, match=rf"mcscore\.{name} is now mcscore\."):
         assert getattr(mcs, name) is not None
+
+
+def test_the_oldest_versions_tested_are_those_admitted():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    admitted = project["dependencies"] + [
+        r for e in ("plot", "data", "export", "bayes") for r in extras[e]
+    ]
+    pinned = (ROOT.parent / "tests/oldest.txt").read_text().split()
+    pinned = {name: Version(version) for name, version in (line.split("==") for line in pinned)}
+    for name, bound in (requirement.split(">=") for requirement in admitted):
+        assert pinned[name] == Version(bound), name
 
 
 @pytest.mark.slow
