@@ -257,12 +257,21 @@ def in_time() -> list[str]:
 
 
 def inference() -> list[str]:
+    """A line per task and number of simulations; the rival's own run stands behind the published figure."""
     entries = read("inference.jsonl")
-    table = ["| task | law | network | NPE, published |", "|---|---|---|---|"]
-    for data in dict.fromkeys(e["data"] for e in entries):
-        own = [e for e in entries if e["data"] == data and e["rival"].startswith("mcscore")]
-        told = (f"{e['c2st']:.3f} ± {e['error']:.3f}, {e['seconds']:.0f} s" for e in own)
-        cells = [data.replace("_", " "), *told, f"{own[0]['published']:.3f}"]
+    table = [
+        "| task | simulations | law | network | NPE, published | NPE, same run |",
+        "|---" * 6 + "|",
+    ]
+    tasks = list(dict.fromkeys(e["data"] for e in entries))
+    for task, size in sorted({(tasks.index(e["data"]), e["variant"]) for e in entries}):
+        own = {e["rival"]: e for e in entries if (e["data"], e["variant"]) == (tasks[task], size)}
+        told = [
+            f"{e['c2st']:.3f} ± {e['error']:.3f}, {e['seconds']:.0f} s" if e else ""
+            for e in map(own.get, ("mcscore, law", "mcscore, network", "sbi, NPE"))
+        ]
+        published = f"{next(iter(own.values()))['published']:.3f}"
+        cells = [tasks[task].replace("_", " "), f"{size:,}", *told[:2], published, told[2]]
         table.append(f"| {' | '.join(cells)} |")
     return table
 

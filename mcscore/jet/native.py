@@ -53,7 +53,7 @@ def targets() -> tuple[str, ...]:
         if (built := library.mcscore_interface()) != (installed := _interface()):
             raise RuntimeError(
                 f"it was built for another jaxlib (interface {built}, installed is {installed}); "
-                "install mcscore again to build it anew"
+                "to build it for this one, install mcscore again with pip's --no-build-isolation"
             )
         handler = jax.ffi.pycapsule(library.mcscore_stream)
         jax.ffi.register_ffi_target("mcscore_stream", handler, platform="cpu")
