@@ -289,6 +289,21 @@ def larger() -> list[str]:
     ]
 
 
+def versions() -> list[str]:
+    table = ["| results | version | machine | JAX |", "|---|---|---|---|"]
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        about = json.loads(path.read_text().splitlines()[0])
+        jax = about["versions"]["jax"]
+        cells = (
+            path.stem,
+            about.get("commit") or "older",
+            f"{about['device']}, {about['cores']} cores",
+            jax,
+        )
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
 def figure(value: float) -> str:
     if abs(value) >= 1e5:
         return f"{value:.0e}"
@@ -326,6 +341,7 @@ if __name__ == "__main__":
     write(ROOT / "docs/which_model.md", "laws", laws())
     write(ROOT / "docs/conditions.md", "inference", inference())
     write(ROOT / "docs/scaling.md", "larger", larger())
+    write(ROOT / "benchmarks/README.md", "versions", versions())
     write(ROOT / "benchmarks/README.md", "samples", samples())
     write(ROOT / "benchmarks/README.md", "score", score())
     write(ROOT / "benchmarks/README.md", "labels", labels())
