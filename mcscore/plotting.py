@@ -168,6 +168,8 @@ def plot_densities(densities: Mapping[str, Any], *, extent: Sequence[Any], title
         drawn = axis.imshow(values, origin="lower", extent=extent, cmap="magma", norm=_root(top))
         axis.set(title=_plain(name), xticks=[], yticks=[])
     bar = figure.colorbar(drawn, ax=axes, label="density", shrink=0.85, extend="max")
+    ticks = [float(f"{top * share:.1g}") for share in (0, 0.1, 0.3, 0.6)]  # evenly, by their roots
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontweight="bold")
     return figure
@@ -380,7 +382,7 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
     axis.set(xlabel="column", ylabel=ylabel, xticks=range(0, d, step))
     axis.set_title(title, loc="left")
     axis.grid(alpha=0.25, axis="y", linewidth=0.5)
-    axis.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # above
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
     return figure
 
 

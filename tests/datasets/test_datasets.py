@@ -140,6 +140,14 @@ def test_every_picture_draws(key, tmp_path):
         assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
+def test_legends_lie_beside_titles_and_axes():
+    numbers = {"as published": np.ones(13), "mcscore": 2 * np.ones(13)}
+    figure = plotting.plot_columns(numbers, title="KL(held out || generated) per column")
+    figure.draw_without_rendering()
+    (legend,), (axis,) = figure.legends, figure.axes
+    assert not legend.get_window_extent().overlaps(axis.get_tightbbox())
+
+
 SETS = ("samples", "densities", "paths", "pairs", "marginals", "columns", "history")
 ARRAYS = [np.zeros(3), np.zeros((0, 2)), np.zeros((4, 3)), [[np.nan, 1.0]], [["a", "b"]], None]
 
