@@ -290,17 +290,13 @@ def larger() -> list[str]:
 
 
 def versions() -> list[str]:
+    """Which commit each file of results is of, and on which machine."""
     table = ["| results | version | machine | JAX |", "|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.jsonl")):
         about = json.loads(path.read_text().splitlines()[0])
-        jax = about["versions"]["jax"]
-        cells = (
-            path.stem,
-            about.get("commit") or "older",
-            f"{about['device']}, {about['cores']} cores",
-            jax,
-        )
-        table.append(f"| {' | '.join(cells)} |")
+        machine = f"{about['device']}, {about['cores']} cores"
+        commit, jax = about.get("commit") or "older", about["versions"]["jax"]
+        table.append(f"| {path.stem} | {commit} | {machine} | {jax} |")
     return table
 
 

@@ -370,7 +370,11 @@ def _bins(tables: Mapping[str, np.ndarray], low: float, high: float) -> np.ndarr
 
 
 def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = "") -> Any:
-    """Return one number per column and set as dots on a logarithmic axis."""
+    """Return one number per column and set as dots on a logarithmic axis.
+
+    Raises:
+        ValueError: If there are no sets.
+    """
     _named("numbers", values, "values")
     figure, axes = _figure(1, 1, figsize=(6.4, 3.2))
     axis = axes[0, 0]
@@ -387,7 +391,11 @@ def plot_columns(values: Mapping[str, Any], *, ylabel: str = "", title: str = ""
 
 
 def plot_history(histories: Mapping[str, Any], *, title: str = "training") -> Any:
-    """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis."""
+    """Return losses per epoch (``train_loss``, ``validation_loss``) on a logarithmic axis.
+
+    Raises:
+        ValueError: If there are no histories.
+    """
     _named("histories", histories, "histories")
     figure, axes = _figure(1, 1, figsize=(5.4, 3.6))
     axis = axes[0, 0]
