@@ -167,7 +167,9 @@ class Table:
             )
 
     def require_variation(self) -> None:
-        """Raise ``ValueError`` if a column is constant."""
+        """Raise ``ValueError`` if there is one row, or a column is constant."""
+        if len(self.values) == 1:
+            raise ValueError(f"{self.name}: expected at least two rows, got 1")
         for j in np.flatnonzero(np.ptp(self.values, axis=0) == 0):
             raise ValueError(
                 f"{self.name}: {self.label(j)} is constant ({self.values[0, j]:g}); leave it out"

@@ -22,7 +22,9 @@ COARSE = 1e-3  # of a coordinate's standard deviation
 
 
 def require_variation(x: np.ndarray) -> None:
-    """Raise ``ValueError`` naming the first column of ``x`` (n, d) that is constant: it has no scale."""
+    """Raise ``ValueError`` if ``x`` (n, d) is one row, or a column constant: they have no scale."""
+    if len(x) == 1:
+        raise ValueError("x: expected at least two rows, got 1")
     for j in np.flatnonzero(np.ptp(x, axis=0) == 0):
         raise ValueError(
             f"x: column {j} is constant ({x[0, j]:g}): a frame cannot scale it; leave it out"
