@@ -55,10 +55,12 @@ class Column(NamedTuple):
 
 def column_of(x: np.ndarray, weights: np.ndarray) -> Column | None:
     """Return what is found of a column, None if it is continuous."""
-    values, level, counts = np.unique(x, return_inverse=True, return_counts=True)
+    equal = np.ptp(weights) == 0  # then sorting does, and which row has which value can wait
+    values, *level, counts = np.unique(x, return_inverse=not equal, return_counts=True)
     if len(values) < 2:
         return None
-    mass, gaps = np.bincount(level, weights), np.diff(values)
+    mass = counts * weights[0] if equal else np.bincount(level[0], weights)
+    gaps = np.diff(values)
     origin, step = lattice_of(values, counts)
     central = _central(values, mass)
     apart = np.maximum(np.append(0, gaps), np.append(gaps, 0)) >= FINE * central
@@ -105,8 +107,10 @@ def column_of(x: np.ndarray, weights: np.ndarray) -> Column | None:
     unit = np.where(width > 0, width, 1.0)
     separate = few or (not step and not several and 0 < heavy.sum() <= 3)
     lattice = (origin, step, least, most)
-    repeated = often[level]
-    return Column(kind, tied, repeated, values, level, cells, rooms, atoms, unit, separate, lattice)
+    (level,) = level or np.unique(x, return_inverse=True)[1:]
+    return Column(
+        kind, tied, often[level], values, level, cells, rooms, atoms, unit, separate, lattice
+    )
 
 
 def opened_end(column: Column, low: float, high: float, side: int) -> float:

@@ -34,9 +34,11 @@ def merged(x: np.ndarray, weights: np.ndarray) -> Merged:
     """
     n, d = x.shape
     everything = Merged(np.arange(n), weights, 0.0)
-    first, group, counts = _groups(x)
-    if len(first) == n:
+    hashes = _hashes(x)
+    ordered = np.sort(hashes)
+    if (ordered[1:] != ordered[:-1]).all():
         return everything
+    first, group, counts = _groups(x, hashes)
     different = x[first]
     several = counts > 1
     if d == 1:
@@ -61,16 +63,27 @@ def merged(x: np.ndarray, weights: np.ndarray) -> Merged:
     return Merged(np.flatnonzero(stays), summed[stays], share)
 
 
-def _groups(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of every group of equal rows the first row, (g,), every row's group (n,), and sizes (g,)."""
-    bits = np.ascontiguousarray(x + 0.0).view(np.uint64)  # no -0.0
+def _hashes(x: np.ndarray) -> np.ndarray:
+    """Return a number for each row (n,), the same for equal ones, and hardly ever for others."""
     factors = np.random.default_rng(0x6D63).integers(1, 2**63, x.shape[1], dtype=np.uint64) | 1
-    mixed = (bits ^ (bits >> np.uint64(29))) * factors  # modulo 2^64
-    hashes = np.bitwise_xor.reduce(mixed ^ (mixed >> np.uint64(32)), axis=1)
+    hashes = np.zeros(len(x), np.uint64)
+    for column, factor in zip(x.T, factors, strict=True):
+        bits = _bits(column)
+        mixed = (bits ^ (bits >> np.uint64(29))) * factor  # modulo 2^64
+        hashes ^= mixed ^ (mixed >> np.uint64(32))
+    return hashes
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x + 0.0).view(np.uint64)  # no -0.0
+
+
+def _groups(x: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of every group of equal rows the first row, (g,), every row's group (n,), and sizes (g,)."""
     _, first, group, counts = np.unique(
         hashes, return_index=True, return_inverse=True, return_counts=True
     )
-    if not np.array_equal(bits, bits[first[group]]):  # different rows of one hash: sort the rows
+    if not np.array_equal(_bits(x), _bits(x[first[group]])):  # one hash of different rows
         _, first, group, counts = np.unique(
             x + 0.0, axis=0, return_index=True, return_inverse=True, return_counts=True
         )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import host_generator
+from mcscore._arrays import host_generator, side_by_side
 from mcscore.frames.bounded import NOWHERE, BoundedFrame, PeriodicFrame, fit_bounds
 from mcscore.frames.columns import Column, column_of, opened_end
 from mcscore.frames.dependence import Scores
@@ -189,7 +189,7 @@ def placed(
 
 def _spread(key: Array, plain: Placed) -> list[Placed]:
     x, weights = plain.x, plain.weights
-    columns = tuple(column_of(column, weights) for column in x.T)
+    columns = tuple(side_by_side(lambda column: column_of(column, weights), x.T))
     plain = plain._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]

@@ -31,7 +31,6 @@ class Clusters(NamedTuple):
         effective: Effective numbers of rows, ``(sum w)^2 / sum w^2``, (k,).
         sizes: Mean squared length of a row in pooled units, (k,).
         root: A square root of the pooled covariance, (d, d).
-        partitions: Number of partitions.
     """
 
     members: list[np.ndarray]
@@ -41,7 +40,6 @@ class Clusters(NamedTuple):
     effective: np.ndarray
     sizes: np.ndarray
     root: np.ndarray
-    partitions: int
 
 
 class _Shapes(NamedTuple):
@@ -78,9 +76,12 @@ def ledoit_wolf(x: np.ndarray, share: np.ndarray) -> float:
 def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndarray]) -> Clusters:
     """Return the clusters that the ``partitions`` label, covariances shrunk towards the pooled one.
 
-    The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity.
+    The amount is Ledoit and Wolf's, in coordinates where the pooled covariance is the identity. Rows whose
+    label is negative are not of a partition.
     """
-    members = [np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels)]
+    members = [
+        np.flatnonzero(labels == c) for labels in partitions for c in np.unique(labels) if c >= 0
+    ]
     moments = [_covariance(x[index], weights[index]) for index in members]
     means, covariances = (np.stack(part) for part in zip(*moments, strict=True))
     masses = [weights[index].sum() for index in members]
@@ -98,7 +99,7 @@ def shrunk_clusters(x: np.ndarray, weights: np.ndarray, partitions: list[np.ndar
     amount, size = (np.reshape(a, (-1, 1, 1)) for a in (amounts, sizes))
     shrunk = (1 - amount) * covariances + amount * size * (root @ root.T)
     numbers = np.array(effective), np.array(sizes)
-    return Clusters(members, means, covariances, shrunk, *numbers, root, len(partitions))
+    return Clusters(members, means, covariances, shrunk, *numbers, root)
 
 
 def stretched(along: np.ndarray, ratio: float) -> np.ndarray:
@@ -208,10 +209,11 @@ def clustered_blocks(
         most = int(np.clip(np.median(shapes.enough), 5, most))  # one number: nothing is padded
         kept = [index[np.argsort(turn[index])[:most]] for index in kept]
     sizes = np.array([len(part) for part in kept])
+    masses = np.array([weights[whole].sum() for whole in clusters.members])
     small = sizes.sum() <= SMALL  # the fewer rows, the more do programs weigh
     rows, digits = (min(rows, 32), 1) if small else (block_size(sizes, rows), 4)
     moved, share, parts, cluster, start = [], [], [], [], 0
-    for k, (index, whole) in enumerate(zip(kept, clusters.members, strict=True)):
+    for k, index in enumerate(kept):
         mass = weights[index] / weights[index].sum()
         centered = x[index] - mass @ x[index]
         points = centered @ shapes.pulls[k].T @ shapes.bases[k]  # around the mean, in its basis
@@ -219,7 +221,7 @@ def clustered_blocks(
             parts.append(start + piece)
             cluster.append(k)
         moved.append(points)
-        share.append(mass * weights[whole].sum() / clusters.partitions)
+        share.append(mass * masses[k] / masses.sum())
         start += len(index)
     points = np.concatenate(moved)
     parts, cluster = _to_a_rung(points, parts, cluster, digits)

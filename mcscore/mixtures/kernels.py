@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import pytree
+from mcscore._arrays import host_generator, pytree
 from mcscore._numbers import described
 from mcscore._validation import Table, at_least
 from mcscore.frames import Frame, FrameKind, Identity, Placed
@@ -46,6 +46,7 @@ from mcscore.mixtures.covariances import (
 from mcscore.mixtures.layout import balanced_blocks, calibrated
 
 MOST_ROWS = 1_000_000  # rows stored at most
+ENOUGH = 1_000_000  # rows of a partition: more would not tell its clusters better
 Number = Any  # to the user a number, or None: by rule; a tracer under jit
 
 
@@ -206,7 +207,8 @@ class Local(Kernel):
         h: Share of each cluster's spread that is kernel, in ``(0, 1]``: towards 0 the law copies the
             data, 1 is a Gaussian mixture; by default Scott's rule for the rows stored of an average cluster.
         clusters: How many per partition; by default ``sqrt(n / d)``, where `Auto` starts to search.
-        partitions: Independent clusterings whose laws are averaged.
+        partitions: Independent clusterings whose laws are averaged; each of a part of the rows where that
+            leaves it a million.
         most_rows: Rows stored over all partitions, at most. Beyond, each cluster keeps a sample of its
             own rows, of equal size for all and with the cluster's whole mass and shape: the law costs
             that much less to evaluate, for a little likelihood. So it does where a wide kernel blurs
@@ -257,16 +259,44 @@ class Local(Kernel):
         if self.by_condition and table.along is None:
             raise ValueError("by_condition: expected a law with a condition, got none")
         seen = x @ table.along if self.by_condition else x
-        jobs = ((seen, weights, self.clusters, key, table.strata) for key in keys)
+        own = rows_of_partitions(thinning, len(x), self.partitions)
+        strata = [None if table.strata is None else table.strata[part] for part in own]
+        jobs = (
+            (seen[part], weights[part], self.clusters, key, among)
+            for part, key, among in zip(own, keys, strata, strict=True)
+        )
         labels = [found.labels for found in clusterings(jobs)]
-        clusters = shrunk_clusters(x, weights, labels)
+        return self.from_labels(thinning, table, own, labels, rows)
+
+    def from_labels(
+        self,
+        key: Array,
+        table: Placed,
+        own: Sequence[Any],
+        labels: Sequence[np.ndarray],
+        rows: int,
+    ) -> Blocks:
+        """Return the blocks of clusters that are known: for each partition, those of its ``own`` rows."""
+        every = np.full((len(own), len(table.x)), -1, np.int32)
+        for of_partition, part, label in zip(every, own, labels, strict=True):
+            of_partition[part] = label
+        clusters = shrunk_clusters(table.x, table.weights, list(every))
         stretch = None
         if self.condition_h is not None and table.along is not None:
             _check_bandwidth(self.condition_h)
             stretch = stretched(table.along, self.condition_h / self.h)
         return clustered_blocks(
-            thinning, x, weights, clusters, self.h, rows, most_rows=self.most_rows, stretch=stretch
-        )
+            key, table.x, table.weights, clusters, self.h, rows,
+            most_rows=self.most_rows, stretch=stretch,
+        )  # fmt: skip
+
+
+def rows_of_partitions(key: Array, n: int, partitions: int) -> list[Any]:
+    """Return which rows each partition clusters: all, or parts of its own where these are large enough."""
+    if n < partitions * ENOUGH:
+        return [slice(None)] * partitions
+    order = host_generator(jax.random.fold_in(key, 1)).permutation(n)
+    return np.array_split(order, partitions)
 
 
 def usual_clusters(n: float | int, d: int) -> int:

@@ -16,13 +16,20 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import host_generator
+from mcscore._arrays import host_generator, side_by_side
 from mcscore._validation import Table, at_least, of_type
 from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
 from mcscore.jet import Blocks
-from mcscore.mixtures.clustering import FITTING_ROWS
-from mcscore.mixtures.covariances import clustered_blocks, shrunk_clusters, stretched
-from mcscore.mixtures.kernels import MOST_ROWS, Choice, Kernel, Local, scott, usual_clusters
+from mcscore.mixtures.clustering import FITTING_ROWS, Clustering
+from mcscore.mixtures.kernels import (
+    MOST_ROWS,
+    Choice,
+    Kernel,
+    Local,
+    rows_of_partitions,
+    scott,
+    usual_clusters,
+)
 from mcscore.mixtures.layout import SMALL, calibrated
 from mcscore.mixtures.report import Trial
 from mcscore.mixtures.splits import Split, cluster, held_out
@@ -356,14 +363,15 @@ def choose(
         law = kernel.lay_out(layout_key, whole, rows)
     else:
         found = splits[0].found[number, by_condition][:partitions]
-        seen = splits[0].seen(splits[0].fitted.forward(x), by_condition)
-        labels = [clustering.assign(seen, table.strata) for clustering in found]
-        clusters = shrunk_clusters(whole.x, weights, labels)
-        stretch = None if ratio is None or whole.along is None else stretched(whole.along, ratio)
-        law = clustered_blocks(
-            layout_key, whole.x, weights, clusters, h, rows,
-            most_rows=auto.most_rows, stretch=stretch,
-        )  # fmt: skip
+        own = rows_of_partitions(layout_key, n, partitions)
+
+        def assigned(one: tuple[Any, Clustering]) -> np.ndarray:
+            (part, clustering), split = one, splits[0]
+            seen = split.seen(split.fitted.forward(x[part]), by_condition)
+            return clustering.assign(seen, None if table.strata is None else table.strata[part])
+
+        labels = side_by_side(assigned, zip(own, found, strict=True))
+        law = kernel.from_labels(layout_key, whole, own, labels, rows)
     likelihoods, shares = [], []
     for split in splits:
         trained = split.law(number, partitions, h, ratio, by_condition)

@@ -5,6 +5,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.frames import placed
+from mcscore.frames.columns import column_of
 from mcscore.frames.lattice import lattice_of
 from tests.frames.test_frames import COLUMNS, KEY, RNG
 from tests.frames.test_ties import AUTO, LOCAL, rng, share_agrees, zeros_before_a_gap
@@ -75,3 +76,20 @@ def test_levels_at_uneven_distances_are_the_only_ones(levels, kernel):
     assert set(np.unique(draws[:, 0])) == set(levels)
     for level in levels if kernel is AUTO else ():
         share_agrees(x, draws, lambda a, level=level: a[:, 0] == level, 4)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_equal_weights_and_nearly_equal_ones_find_the_same(name):
+    x = COLUMNS[name]
+    equal = np.full(len(x), 1 / len(x))
+    nearly = equal * (1 + 1e-9 * (np.arange(len(x)) == 0))
+    one, other = (
+        column_of(x, equal),
+        column_of(x, nearly),
+    )  # sorted without the rows' numbers, and with
+    assert (one is None) == (other is None)
+    if one is not None and other is not None:
+        assert (one.kind, one.lattice, one.apart) == (other.kind, other.lattice, other.apart)
+        for part in ("repeated", "values", "level", "cells", "atoms"):
+            assert np.array_equal(getattr(one, part), getattr(other, part))
+        assert np.array_equal(one.values[one.level], x)

@@ -9,7 +9,7 @@ from scipy.stats import gaussian_kde
 
 import mcscore as mcs
 from mcscore.jet.sampling import draw
-from mcscore.mixtures import covariances
+from mcscore.mixtures import covariances, kernels
 from mcscore.mixtures.clustering import clusterings
 from mcscore.mixtures.layout import mean_of
 from tests import reference
@@ -264,3 +264,35 @@ def test_what_single_precision_cannot_hold_is_refused():
 
 def _in_single(x, kernel, frame=None):
     return mcs.mixture(np.asarray(x, np.float32), kernel=kernel, frame=frame)
+
+
+@pytest.mark.parametrize("kernel", [mcs.Local(0.5, clusters=6), mcs.Auto(most_clusters=8)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_partitions_of_large_tables_share_the_rows_out(monkeypatch, kernel, weighted):
+    monkeypatch.setattr(kernels, "ENOUGH", 4000)
+    own = kernels.rows_of_partitions(KEY, 16_002, 4)
+    assert np.array_equal(np.sort(np.concatenate(own)), np.arange(16_002))
+    assert kernels.rows_of_partitions(KEY, 15_999, 4) == [slice(None)] * 4
+
+    rng = np.random.default_rng(0)
+    x = two_clusters(n=25_000) @ rng.standard_normal((3, 3))
+    weights = rng.exponential(size=len(x)) if weighted else np.ones(len(x))
+    weights /= weights.sum()
+    law = mcs.mixture(x[:20_000], weights=weights[:20_000], kernel=kernel, frame=mcs.Affine())
+    points, masses, spreads = components(law)
+    inside = np.asarray(law.frame.forward(x[:20_000]), np.float64)
+    shares = weights[:20_000] / weights[:20_000].sum()
+    mean, center = (
+        masses @ points,
+        shares @ inside,
+    )  # moments of all rows, though each is of one partition
+    assert np.allclose(mean, center, atol=1e-5)
+    spread = np.einsum("n,nij->ij", masses, spreads) + (masses * (points - mean).T) @ (
+        points - mean
+    )
+    expected = (shares * (inside - center).T) @ (inside - center)
+    assert np.allclose(spread, expected, atol=0.02 * np.abs(expected).max())
+    monkeypatch.undo()
+    whole = mcs.mixture(x[:20_000], weights=weights[:20_000], kernel=kernel, frame=mcs.Affine())
+    gap = np.asarray(law.log_prob(x[20_000:])) - np.asarray(whole.log_prob(x[20_000:]))
+    assert abs(gap.mean()) < 0.02
