@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import on_device
+from mcscore._arrays import on_device, side_by_side
 from mcscore._validation import as_key, at_least, two_tables
 
 
@@ -63,29 +63,37 @@ def sliced_wasserstein(
     """
     at_least(1, projections=projections)
     two = _Two.of(x, y, x_weights, y_weights)
-    return two.unit * float(_sliced_wasserstein(as_key(key), *two[:4], projections))
+    directions = np.asarray(
+        jax.random.normal(as_key(key), (projections, two.x.shape[1]), two.x.dtype)
+    )
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    first, second, *weights = (np.asarray(part) for part in two[:4])
+    size = max(len(first), len(second))
+
+    def squared(directions: np.ndarray) -> np.ndarray:
+        one, other = (
+            _quantiles(rows @ directions.T, weight, size)
+            for rows, weight in zip((first, second), weights, strict=True)
+        )
+        return ((one - other) ** 2).mean(axis=1, dtype=np.float64)
+
+    found = side_by_side(squared, np.array_split(directions, -(-projections // 16)))
+    return two.unit * float(np.sqrt(np.concatenate(found).mean()))
 
 
-@partial(jax.jit, static_argnums=5)
-def _sliced_wasserstein(
-    key: Array, x: Array, y: Array, x_weights: Array, y_weights: Array, projections: int
-) -> Array:
-    directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
-    directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    levels = (jnp.arange(max(len(x), len(y)), dtype=x.dtype) + 0.5) / max(len(x), len(y))
-
-    def quantiles(points: Array, weights: Array, direction: Array) -> Array:
-        along = jnp.matmul(points, direction, precision="highest")
-        order = jnp.argsort(along)
-        up_to = jnp.cumsum(weights[order])
-        at = jnp.searchsorted(up_to, levels * up_to[-1])
-        return along[order][jnp.minimum(at, len(points) - 1)]
-
-    def squared(direction: Array) -> Array:
-        first, second = quantiles(x, x_weights, direction), quantiles(y, y_weights, direction)
-        return jnp.mean((first - second) ** 2)
-
-    return jnp.sqrt(jnp.mean(jax.lax.map(squared, directions)))
+def _quantiles(along: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+    """Return the columns' quantiles at levels ``(k + 1/2) / size``, a row for each column."""
+    n, columns = along.shape
+    if np.ptp(weights) == 0:
+        at = -(-n * (2 * np.arange(size) + 1) // (2 * size)) - 1
+        return np.sort(along.T, axis=1)[:, at]
+    levels, out = (np.arange(size) + 0.5) / size, np.empty((columns, size), along.dtype)
+    for column, row in zip(along.T, out, strict=True):
+        order = np.argsort(column)
+        up_to = np.cumsum(weights[order], dtype=np.float64)
+        at = np.searchsorted(up_to, levels * up_to[-1])
+        row[:] = column[order][np.minimum(at, n - 1)]
+    return out
 
 
 class MMD(NamedTuple):
