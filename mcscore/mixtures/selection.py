@@ -363,12 +363,17 @@ def choose(
         law = kernel.lay_out(layout_key, whole, rows)
     else:
         found = splits[0].found[number, by_condition][:partitions]
-        own = rows_of_partitions(layout_key, n, partitions)
+        own, split = rows_of_partitions(layout_key, n, partitions), splits[0]
+
+        def seen(part: Any) -> np.ndarray:
+            return split.seen(split.fitted.forward(x[part]), by_condition)
+
+        every = seen(own[0]) if isinstance(own[0], slice) else None  # all partitions see all rows
 
         def assigned(one: tuple[Any, Clustering]) -> np.ndarray:
-            (part, clustering), split = one, splits[0]
-            seen = split.seen(split.fitted.forward(x[part]), by_condition)
-            return clustering.assign(seen, None if table.strata is None else table.strata[part])
+            part, clustering = one
+            strata = None if table.strata is None else table.strata[part]
+            return clustering.assign(seen(part) if every is None else every, strata)
 
         labels = side_by_side(assigned, zip(own, found, strict=True))
         law = kernel.from_labels(layout_key, whole, own, labels, rows)
