@@ -15,5 +15,5 @@ Beside them ``datasets``, ``metrics``, ``plotting`` and ``experiments``.
 
 from mcscore import _face
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __getattr__, __dir__, __all__ = _face.face(__name__, __file__)
