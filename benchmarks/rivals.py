@@ -201,9 +201,7 @@ def judge(rival: Rival, train, test, draws: int = DRAWS) -> dict:
     seconds = time.perf_counter() - start
     finite = np.isfinite(samples).all(1)
     far = finite & (np.abs(samples - train.mean(0)) > 100 * train.std(0)).any(1)
-    with threadpool_limits(
-        1, user_api="openmp"
-    ):  # sleeping threads cost its classifier twice the time
+    with threadpool_limits(1, user_api="openmp"):  # sleeping threads double the classifier's time
         found = evaluation.judge(jax.random.key(10), samples, train, test, mmd_rows=0)
     out: dict = dict(
         sampling_seconds=seconds,

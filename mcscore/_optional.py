@@ -11,12 +11,12 @@ import numpy as np
 
 
 @contextmanager
-def needed(what: str, package: str, extra: str) -> Iterator[None]:
-    """Let a failed import in the block say that ``what`` needs ``package``, and which extra brings it."""
+def needed(what: str, packages: str, extra: str) -> Iterator[None]:
+    """Let a failed import in the block say which extra ``what`` needs, and which packages those are."""
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"{what} needs {package}: pip install mcscore[{extra}]") from error
+        raise ImportError(f"{what} needs the extra [{extra}]: pip install {packages}") from error
 
 
 def as_dataframe(rows: Any, columns: Sequence[str] | None) -> Any:
@@ -28,6 +28,6 @@ def as_dataframe(rows: Any, columns: Sequence[str] | None) -> Any:
 
 def check_experiments(what: str) -> None:
     """Raise ``ImportError`` unless everything is there that ``what`` needs at its end, hours later."""
-    with needed(what, "scikit-learn, matplotlib and Jinja2", "data,plot"):
+    with needed(what, "scikit-learn matplotlib jinja2", "data,plot"):
         for package in ("jinja2", "matplotlib", "sklearn"):
             importlib.import_module(package)

@@ -246,7 +246,7 @@ def _miniboone(open_member: Callable[[str], Opened]) -> Splits:
 
 
 def _bsds300(open_member: Callable[[str], Opened]) -> Splits:
-    with needed("an image", "Pillow", "plot"):
+    with needed("an image", "pillow", "plot"):
         from PIL import Image
     images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     with open_member("BSDS300-images.tgz") as file, tarfile.open(fileobj=file) as archive:

@@ -1,4 +1,4 @@
-"""Small real tables that come with scikit-learn (``pip install mcscore[data]``), and parts of any table."""
+"""Small real tables that come with scikit-learn (the extra ``[data]``), and parts of any table."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ class Generator(Told):
         (8192, k) too, in the user's units.
 
         Raises:
-            ImportError: If flatbuffers is missing: ``pip install mcscore[export]``.
+            ImportError: If flatbuffers is missing (the extra ``[export]``).
         """
         from jax import export
 

@@ -99,7 +99,7 @@ def to_arviz(draws: Any, columns: Sequence[str] | None = None, *, group: str = "
     >>> data.posterior["spin"].values.tolist()
     [[0.0, 1.0]]
     """
-    with needed("to_arviz", "ArviZ", "bayes"):
+    with needed("to_arviz", "arviz", "bayes"):
         arviz = import_module("arviz")
     table = Table.of(draws.draws if isinstance(draws, Posterior) else draws, name="draws")
     d = table.values.shape[1]
@@ -119,7 +119,7 @@ def to_arviz(draws: Any, columns: Sequence[str] | None = None, *, group: str = "
 @cache
 def _classes() -> Any:
     """Return the classes of distributions, supports and coordinates; NumPyro is imported only now."""
-    with needed("to_numpyro", "NumPyro", "bayes"):
+    with needed("to_numpyro", "numpyro", "bayes"):
         constraints, transforms, distributions = (
             import_module(f"numpyro.distributions.{name}")
             for name in ("constraints", "transforms", "distribution")

@@ -110,7 +110,7 @@ def has_ties(frame: Any) -> bool:
 def _moved(
     key: Array, law: Mixture, log_likelihood: Callable[[Array], Array], draws: Array, moves: int
 ) -> Array:
-    with needed("moves", "BlackJAX", "bayes"):
+    with needed("moves", "blackjax", "bayes"):
         blackjax = import_module("blackjax")
     spread = np.cov(np.asarray(draws, np.float64).T).reshape(draws.shape[1], -1)
     root = np.linalg.cholesky(
