@@ -373,12 +373,12 @@ def reproduce_command(
         str,
         typer.Argument(
             metavar="DATA",
-            help="2d, sde, power, gas, hepmass, miniboone, or a .npz (arrays train, test), .npy or .csv file",
+            help="2d, sde, power, gas, hepmass, miniboone, bsds300, or an .npz (train, test), .npy or .csv",
             show_default=False,
         ),
     ],
     data: Annotated[
-        Path | None, typer.Option(help="folder with the official files of the four tables")
+        Path | None, typer.Option(help="folder with the official files of the tables")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder to write to and resume from")] = Path("out"),
     seed: Seed = 0,

@@ -145,13 +145,17 @@ class Table:
         """Return how errors name a column: by its name if it has one."""
         return f"column {column if self.columns is None else repr(self.columns[column])}"
 
+    def place(self, row: Any) -> int:
+        """Return the number that one of the kept rows had among all that were given."""
+        return int(np.flatnonzero(self.kept)[row])
+
     def _check_values(self) -> None:
         bad = np.argwhere(~np.isfinite(self.values))
         if len(bad):
             row, column = bad[0]
             raise ValueError(
                 f"{self.name}: expected finite numbers, got {self.values[row, column]} in "
-                f"{self.label(column)}, row {row} ({len(np.unique(bad[:, 0]))} rows affected)"
+                f"{self.label(column)}, row {self.place(row)} ({len(np.unique(bad[:, 0]))} rows affected)"
             )
         largest = np.abs(self.values).max(0)
         number = np.finfo(self.dtype)
@@ -239,8 +243,9 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray:
         raise ValueError(f"weights: expected a number per row, got {described(weights)}") from error
     if weights.shape != (n,):
         raise ValueError(f"weights: expected shape ({n},), one per row, got {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError("weights: expected finite, non-negative numbers, not all zero")
+    weights = weights / weights.max()  # whose sum is finite
     return weights / weights.sum()
 
 

@@ -45,7 +45,8 @@ R = TypeVar("R")
 class Fit(NamedTuple):
     """Everything that ``fit`` made on the way, and the seconds each stage took.
 
-    ``agreement`` is None without an encoder or where the law has no density (``Dirac()``).
+    ``agreement`` is None where nothing was refined, without an encoder or where the law has no density
+    (``Dirac()``).
     """
 
     generator: Generator
@@ -101,8 +102,8 @@ def fit_stages(
         bounds: Ends of columns, by name or number.
         periodic: Periods of columns, by name or number.
         pairs: Number of labeled pairs.
-        labelling: Further options of ``generate_pairs``. Where they don't say how to integrate: five steps,
-            16 evaluations; ``pairs.report`` has their error.
+        labelling: Further options of ``generate_pairs``, except ``conditions``. Where they don't say how to
+            integrate: five steps, 16 evaluations; ``pairs.report`` has their error.
         network: Architecture of the generator.
         encoder: Train the encoder too, from which ``gen.log_prob`` starts.
         refine: Steps that bring the generator's density closer to the law's (see ``mcscore.refine``);
@@ -147,19 +148,25 @@ def fit_stages(
 
     rows: dict[str, Any] = dict(groups=groups, bounds=bounds, periodic=periodic)
     folders: dict[str, Any] = dict.fromkeys(("labels", "training", "refining"))
+    store = None
     if checkpoint is not None:
         settings = dict(key=key, kernel=kernel, frame=frame, schedule=schedule, pairs=pairs)
         settings |= dict(x=table.values, weights=table.weights, columns=table.columns) | rows
         settings |= {name: value for name, value in training.items() if name != "optimizer"}
         settings |= dict(condition=table.given, labelling=how, refine=refine)
         settings["groups"] = None if groups is None else np.asarray(groups).astype(str)
-        Checkpoint(checkpoint, settings)
+        store = Checkpoint(checkpoint, settings)
         folders = {name: Path(checkpoint) / name for name in folders}
 
     mesh, seconds = mesh_of(mesh), dict[str, float]()
     with without_context():  # the rest stays on one device
         with _timed("mixture", seconds):
-            law = mixture(table, kernel=kernel, frame=frame, key=law_key, **rows)
+            try:
+                law = mixture(table, kernel=kernel, frame=frame, key=law_key, **rows)
+            except ValueError:
+                if store:
+                    store.forget()  # a call that failed has no folder
+                raise
         how = dict(checkpoint=folders["labels"], mesh=mesh, progress=progress) | how
         with _timed("labels", seconds):
             made = generate_pairs(pair_key, law, schedule, pairs, **how)

@@ -35,16 +35,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from mcscore._arrays import pytree
+from mcscore._arrays import floating, pytree
 from mcscore._validation import of_type
 
 Time = Float[ArrayLike, "*b"]
+LARGE = 1e30  # squared ratios of noise to signal: beyond, products overflow float32
 Number = Any  # a float to the user, a tracer under jit: sweeping it never recompiles
 
 
 def _as_time(t: ArrayLike) -> Array:
     """Return ``t`` as a floating array, a Python number being one of the default precision."""
-    return jnp.asarray(t, None if hasattr(t, "dtype") else float)
+    return floating(jnp.asarray(t, None if hasattr(t, "dtype") else float))
 
 
 def _require(text: str, holds: Callable[..., bool], *numbers: Any) -> None:
@@ -151,7 +152,7 @@ class Linear(Schedule):
         """Return the root of ``s^2 alpha^2 = sigma^2`` in a form without cancellation."""
         s2 = _as_time(s) ** 2
         tau = 2 * (s2 - self.eps) / (2 * s2 + 1 + jnp.sqrt(1 + 4 * s2 * (1 + self.eps)))
-        return jnp.clip(tau / (1 - self.eps), 0, 1)
+        return jnp.where(s2 > LARGE, 1, jnp.clip(tau / (1 - self.eps), 0, 1))
 
 
 @pytree()
@@ -207,7 +208,7 @@ class VP(Schedule):
         exponent = jnp.log1p(_as_time(s) ** 2)
         slope = self.beta_max - self.beta_min
         root = self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * exponent)
-        return jnp.clip(2 * exponent / root, 0, 1)
+        return jnp.where(jnp.isinf(exponent), 1, jnp.clip(2 * exponent / root, 0, 1))
 
 
 @pytree()

@@ -288,6 +288,31 @@ def test_a_fit_that_is_interrupted_goes_on_to_the_bit(tmp_path, key, monkeypatch
         mcs.fit(key, x + 1e-9, checkpoint=tmp_path / "all", **options)
 
 
+def test_a_call_that_fails_does_not_claim_its_folder(tmp_path, key):
+    named = pd.DataFrame(GOOD, columns=["a", "b", "c"])
+    for wrong in (dict(bounds={"d": (0, None)}), dict(periodic={"d": 1.0}), dict(groups=[1, 2])):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            mcs.fit(key, named, checkpoint=tmp_path / "run", **QUICK, **wrong)
+    mcs.fit(key, named, checkpoint=tmp_path / "run", bounds={"a": (-9, None)}, **QUICK)
+
+
+@pytest.mark.once
+def test_a_generator_of_columns_that_float32_cannot_resolve(key):
+    """Draws are no multiples of a sixteenth, and densities are those of the same law without the offset."""
+    r = np.random.default_rng(1)
+    x = r.standard_normal((400, 2))
+    offset = np.array([1e6, 0])
+    made = [mcs.fit(key, x + far * offset, **(QUICK | dict(encoder=True))) for far in (0, 1)]
+    plain, far = (gen.sample(key, 500) for gen in made)
+    assert made[1].is_coarse and far.dtype == np.float64
+    np.testing.assert_allclose(far - offset, plain, atol=1e-2)
+    values = [made[0].log_prob(plain), made[1].log_prob(np.asarray(plain, np.float64) + offset)]
+    np.testing.assert_allclose(*values, atol=0.02)
+    y, log_q = made[1].sample_and_log_prob(key, 50)
+    np.testing.assert_allclose(made[1].log_prob(y), log_q, atol=0.02)
+    assert made[1].encode(y).shape == (50, 2)
+
+
 def test_what_print_and_notebooks_show():
     x = np.random.default_rng(0).normal(size=(80, 3))
     law = mcs.mixture(x, condition=x[:, :1] + 1, kernel=mcs.Local(0.5, clusters=2))

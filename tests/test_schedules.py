@@ -123,3 +123,13 @@ def test_a_schedule_that_was_not_registered():
     law = mcs.mixture(np.eye(3), kernel=mcs.Isotropic(0.5))
     with pytest.raises(ValueError, match=r"schedule: decorate Forgotten by @mcs.pytree\(\)"):
         mcs.score(np.zeros((1, 3)), 0.5, law, Forgotten())
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_integer_times_and_infinite_ratios(make):
+    schedule = make()
+    for found, expected in zip(
+        schedule.rates(np.arange(2)), schedule.rates([0.0, 1.0]), strict=True
+    ):
+        np.testing.assert_allclose(found, expected)
+    assert float(schedule.time(jnp.inf)) == 1

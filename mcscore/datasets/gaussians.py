@@ -29,7 +29,9 @@ class GaussianMixture(NamedTuple):
         component = jax.random.choice(first, len(self.weights), (n,), p=self.weights)
         roots = jnp.linalg.cholesky(jnp.asarray(self.covariances))
         noise = jax.random.normal(second, (n, self.means.shape[1]))
-        return self.means[component] + jnp.einsum("nij,nj->ni", roots[component], noise)
+        return jnp.asarray(self.means)[component] + jnp.einsum(
+            "nij,nj->ni", roots[component], noise
+        )
 
     def log_prob(self, x: Float[Array, "b d"]) -> Float[Array, "b"]:
         """Return the log density, in nats."""

@@ -23,7 +23,7 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 
 
 def read(
-    path: Path, array: str | None = None, header: bool | None = None, *, missing: bool = False
+    path: str | Path, array: str | None = None, header: bool | None = None, *, missing: bool = False
 ) -> tuple[np.ndarray, list[str] | None]:
     """Return the table (n, d) in a ``.npy``, ``.npz`` or ``.csv`` file, and its header if it has one.
 
@@ -40,6 +40,7 @@ def read(
         FileNotFoundError: If there is no such file.
         ValueError: If it is of another kind, damaged, without such an array, or not all numbers.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     text = dict.fromkeys(
@@ -48,7 +49,9 @@ def read(
     readers = {".npy": _read_npy, ".npz": partial(_read_npz, array=array), **text}
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in readers or (path.suffix == ".gz" and suffix not in text):
-        raise ValueError(f"{path}: expected a .csv, .npy or .npz file")
+        raise ValueError(
+            f"{path}: expected a .csv, .tsv, .txt (or one of them .gz), .npy or .npz file"
+        )
     try:
         return readers[suffix](path)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile) as error:

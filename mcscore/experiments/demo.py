@@ -19,7 +19,7 @@ from mcscore.frames import Gaussianize
 from mcscore.generators import MLP
 from mcscore.mixtures import Local
 from mcscore.pipeline import Fit, fit_stages
-from mcscore.storage import write_text
+from mcscore.storage import replacing, write_text
 
 QUICK: dict[str, Any] = dict(
     kernel=Local(0.7, 4), frame=Gaussianize(), pairs=1_000, epochs=2, network=MLP(width=16, depth=2)
@@ -57,7 +57,7 @@ def run(out: Path, *, quick: bool = False, progress: bool = False) -> str:
             report[name][kind] = judge(set_key, sets[kind], train, test, sets=1, mmd_rows=1000)
         histories[name.replace("_", " ")] = made.history
         _draw(out, name, made, samples, train, test)
-    plotting.plot_history(histories).savefig(out / "training.png")
+    _save(plotting.plot_history(histories), out / "training.png")
     write_text(out / "metrics.json", json.dumps(report, indent=1))
     seconds = time.perf_counter() - start
     return f"{_table(report)}\n\n{seconds:.0f} s in all; pictures and metrics.json in {out}/"
@@ -85,20 +85,25 @@ def _draw(
     }
     if train.shape[1] > 2:
         held = {"held out": test, "generated": samples[: 4 * len(test)]}
-        plotting.plot_pairs(held, title=title).savefig(out / f"{name}.png")
+        _save(plotting.plot_pairs(held, title=title), out / f"{name}.png")
         return
-    plotting.plot_samples(sets, title=title).savefig(out / f"{name}.png")
+    _save(plotting.plot_samples(sets, title=title), out / f"{name}.png")
     law, schedule = made.mixture, made.schedule
     z = jax.random.normal(jax.random.key(7), (3000, 2))
     paths = plotting.plot_trajectories(
         trajectory(z, law, schedule, points=80), title=f"{title}: noise to data"
     )
-    paths.savefig(out / f"{name}_trajectories.png")
+    _save(paths, out / f"{name}_trajectories.png")
     frame_data = law.frame.forward(train)
     field = plotting.plot_score(
         lambda x: score(x, 0.1, law, schedule), frame_data, title=f"{title}: score at t = 0.1"
     )
-    field.savefig(out / f"{name}_score.png")
+    _save(field, out / f"{name}_score.png")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as aside:
+        figure.savefig(aside)
 
 
 def _table(report: dict[str, dict]) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from mcscore._arrays import is_zero
 from mcscore._numbers import described, points
 from mcscore._validation import of_type
 from mcscore.jet import Denoiser, Jet, Reading, Score, Velocity, stream
@@ -35,7 +36,7 @@ def evaluate(
     *,
     condition: Any = None,
     reading: Reading = Score(),
-    laplacian: bool = True,
+    laplacian: bool | None = None,
 ) -> Jet:
     """Return ``(log p_t, grad log p_t, lap log p_t)`` in one pass over the data.
 
@@ -46,16 +47,18 @@ def evaluate(
         schedule: How it is diffused.
         condition: For a conditional law, in the user's units: one for all (k,), or one per query (b, k).
         reading: Vector field to read, of ``mcscore.jet``; the score by default.
-        laplacian: Whether to compute the Laplacian too (score only).
+        laplacian: Whether to compute the Laplacian too, which only goes with the score; by default it does.
 
     Raises:
-        ValueError: If shapes do not fit, or a known time is not in ``[0, 1]``.
+        ValueError: If shapes do not fit, a time that is no JAX array is not in ``[0, 1]``, or a Laplacian is
+            asked for beside another reading than the score.
 
     >>> from mcscore import Isotropic, Linear, mixture
     >>> evaluate(jnp.zeros((1, 2)), 0.5, mixture(jnp.eye(2), kernel=Isotropic(0.1)), Linear()).log_p.shape
     (1,)
     """
-    return _evaluated(x_t, t, mixture, schedule, condition, reading, 2 if laplacian else 1)
+    second = isinstance(reading, Score) if laplacian is None else laplacian
+    return _evaluated(x_t, t, mixture, schedule, condition, reading, 2 if second else 1)
 
 
 def times(t: Any, x_t: Array) -> Array:
@@ -88,7 +91,10 @@ def _evaluated(
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     check_schedule(schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
+    at_data = not isinstance(t, jax.Array) and is_zero(np.min(t, initial=1))
     t = times(t, x_t)
+    if at_data and is_zero(schedule.variance(jnp.zeros((), x_t.dtype))):
+        mixture.require_width("t = 0")
     c = mixture.conditions(condition, len(x_t))
     over, rest = mixture.evaluation.over, (mixture, schedule, reading)
     return over_queries(at_times, (x_t, t, c), rest, order, over=over)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from mcscore._arrays import is_zero
 from mcscore._numbers import points
 from mcscore._validation import at_least, of_type
-from mcscore.flows.clocks import CanonicalClock, Clock
+from mcscore.flows.clocks import CanonicalClock, Clock, TimeClock
 from mcscore.flows.fields import Law, Points, at_times
 from mcscore.flows.solvers import AdamsBashforth
 from mcscore.jet import Velocity
@@ -153,6 +153,8 @@ def _arguments(start, mixture, schedule, clock, solver, steps, stepsize_controll
     """Return the start and the choices of ``_solve``, checked."""
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     check_schedule(schedule)
+    of_type((CanonicalClock, TimeClock), "mcs.CanonicalClock()", clock=clock)
+    of_type(diffrax.AbstractSolver, "diffrax.Bosh3()", solver=solver)
     start = jnp.asarray(points(start, mixture.dimension, None, "start"), mixture.dtype)
     if steps is not None and stepsize_controller is not None:
         raise ValueError("steps: expected None beside a stepsize_controller, which chooses them")
@@ -197,7 +199,7 @@ def _solve(
     t0, t1 = times[begin], times[end]
 
     if steps is None:
-        controller, dt0 = eqx.combine(numbers, choices), None
+        controller = eqx.combine(numbers, choices)
         if isinstance(controller, diffrax.StepTo):  # shares of the way
             shares = (controller.ts - controller.ts[0]) / (controller.ts[-1] - controller.ts[0])
             controller = diffrax.StepTo(ts=(t0 * (1 - shares) + t1 * shares).astype(start.dtype))
@@ -322,7 +324,8 @@ def trajectory(
     >>> trajectory(jnp.ones((3, 2)), mixture(jnp.eye(2), kernel=Isotropic(0.5)), Linear()).shape
     (50, 3, 2)
     """
-    return solve_flow(z, mixture, schedule, saves=points, **options).points
+    at_least(2, points=points)
+    return solve_flow(z, mixture, schedule, saves=int(points), **options).points
 
 
 def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:

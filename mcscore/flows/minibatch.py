@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mcscore._arrays import is_traced, pytree
+from mcscore._arrays import enable_x64, is_traced, pytree
 from mcscore._numbers import points
 from mcscore._validation import as_key, at_least, of_type
 from mcscore.flows.fields import Points, times
 from mcscore.jet.dense import block_weights, product
-from mcscore.jet.streaming import over_tiles
+from mcscore.jet.streaming import loses_digits, over_tiles
 from mcscore.mixtures.value import Mixture
 from mcscore.schedules import Schedule, Time, check_schedule
 
@@ -86,8 +86,16 @@ def minibatch_score(
     check_schedule(schedule)
     at_least(1, batches=batches, batch_size=batch_size)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
-    t = times(t, x_t)
-    found = _minibatch_score(as_key(key), x_t, t, mixture, schedule, int(batch_size), int(batches))
+    key, t, sizes = as_key(key), times(t, x_t), (int(batch_size), int(batches))
+    alpha, variance, *_ = schedule.rates(t)
+    traced = any(map(is_traced, jax.tree.leaves((x_t, t, mixture, schedule))))
+    single = not traced and x_t.dtype == jnp.float32
+    if single and loses_digits(x_t, alpha, variance, mixture.blocks):
+        with enable_x64(True):  # as all fields are
+            exact = _minibatch_score(key, *_cast((x_t, t, mixture), jnp.float64), schedule, *sizes)
+            found = _cast(exact, jnp.float32)
+    else:
+        found = _minibatch_score(key, x_t, t, mixture, schedule, *sizes)
     if not is_traced(found.score):
         poor = float(np.mean(np.asarray(found.effective_sample_size) < FEW))
         if poor > OFTEN:
@@ -97,6 +105,15 @@ def minibatch_score(
                 stacklevel=2,
             )
     return found
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """Return a tree with its real numbers in another precision."""
+
+    def cast(a: Array) -> Array:
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(cast, tree)
 
 
 @partial(jax.jit, static_argnums=(5, 6))

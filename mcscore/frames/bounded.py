@@ -209,8 +209,8 @@ def bounds_of(bounds: Mapping[Any, Any] | None, table: Table) -> np.ndarray | No
         outside = np.flatnonzero((column < low - slack[0]) | (column > high + slack[1]))
         if len(outside):
             raise ValueError(
-                f"bounds: {table.label(j)} holds {column[outside[0]]:g} in row {outside[0]}, outside "
-                f"{given!r} ({len(outside)} rows affected)"
+                f"bounds: {table.label(j)} holds {column[outside[0]]:g} in row {table.place(outside[0])}, "
+                f"outside {given!r} ({len(outside)} rows affected)"
             )
         if ((column == low) | (column == high)).all():
             raise ValueError(f"bounds: {table.label(j)} holds nothing but its ends {given!r}")

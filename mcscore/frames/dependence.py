@@ -6,16 +6,21 @@ import numpy as np
 
 DEPENDENT = 0.9  # of a place's variance that other columns decide, at most
 SAMPLE = 20_000  # rows that tell how columns depend on each other
+FLAT = 1e-6  # variance of normal scores below which nothing is told
 
 
 class Scores:
     """Normal scores of all columns, and how the other columns decide the places of tied rows."""
 
-    def __init__(self, x: np.ndarray, weights: np.ndarray):
-        self.x, self.every = x, -(-len(x) // SAMPLE)
+    def __init__(self, generator: np.random.Generator, x: np.ndarray, weights: np.ndarray):
+        n = len(x)
+        self.x, self.some = (
+            x,
+            np.arange(n) if n <= SAMPLE else np.sort(generator.permutation(n)[:SAMPLE]),
+        )
         self.known: dict[int, np.ndarray] = {}
-        some = weights[:: self.every] / weights[:: self.every].sum()
-        part = np.stack([self.of(j)[:: self.every] for j in range(x.shape[1])], 1)
+        some = weights[self.some] / weights[self.some].sum()
+        part = np.stack([self.of(j)[self.some] for j in range(x.shape[1])], 1)
         self.center = some @ part
         z = part - self.center
         self.covariance = (some * z.T) @ z
@@ -27,7 +32,7 @@ class Scores:
         if j in self.known:
             return self.known[j]
         column = self.x[:, j]
-        order = np.sort(column[:: self.every])
+        order = np.sort(column[self.some])
         low, high = (np.searchsorted(order, column, side) for side in ("left", "right"))
         least = 0.5 / len(order)
         level = np.clip((low + high) / (2 * len(order)), least, 1 - least)
@@ -46,6 +51,8 @@ class Scores:
         others = [k for k in range(d) if k != j]
         covariance, center = self.covariance, self.center
         variance = covariance[j, j]
+        if variance < FLAT:
+            return np.zeros(n), 0.0
         hidden = max(1 - variance, 0.0)
         slope = covariance[others, j] / variance
         left = covariance[np.ix_(others, others)] - np.outer(slope, slope) * variance

@@ -193,7 +193,8 @@ def _spread(key: Array, plain: Placed) -> list[Placed]:
     plain = plain._replace(columns=columns)
     if not any(column is not None and column.repeated.any() for column in columns):
         return [plain]
-    generator, scores = host_generator(key), Scores(x, weights)
+    generator = host_generator(key)
+    scores = Scores(generator, x, weights)
     beside = _place(generator, plain, scores)
     strata, heaped = _strata(columns)
     if strata is None:

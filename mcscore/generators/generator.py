@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
@@ -23,6 +24,7 @@ from mcscore._numbers import points
 from mcscore._optional import as_dataframe, needed
 from mcscore._printing import Told
 from mcscore._validation import as_key, at_least
+from mcscore.frames import Identity
 from mcscore.generators.files import read, write
 from mcscore.generators.inversion import Density, pull_back, push_forward
 from mcscore.generators.networks import MLP
@@ -150,7 +152,7 @@ class Generator(Told):
             ValueError: If ``z`` has another number of columns, or the condition does not fit.
         """
         z = self._points(z, "z")
-        return over_queries(_generate, (z, self.conditions(condition, len(z))), (self,))
+        return over_queries(_generate, (z, self._each(condition, len(z))), (self,))
 
     def coordinates(
         self, z: Float[Array, "b d"], c: Float[Array, "b k"] | None, params: Any = None
@@ -169,6 +171,26 @@ class Generator(Told):
         frame, k = self.given and self.given.frame, self.condition_dimension
         return conditions_in(frame, k, self.condition_columns, condition, n, self.dtype)
 
+    def _each(self, condition: Any, n: int) -> Float[Array, "n k"] | None:
+        c = self.conditions(condition, n)
+        return None if c is None else jnp.broadcast_to(c, (n, c.shape[1]))
+
+    @cached_property
+    def is_coarse(self) -> bool:
+        """Whether the precision is too coarse for the frame's columns, see ``Frame.is_coarse``."""
+        if isinstance(self.frame, Identity) or any(map(is_traced, jax.tree.leaves(self))):
+            return False
+        return self.frame.is_coarse(np.zeros((1, self.dimension)), self.dtype)
+
+    def _inside(self) -> Generator:
+        """Return the generator in its frame's coordinates."""
+        return replace(self, frame=Identity())
+
+    def _on_host(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return data points, and their coordinates, in float64."""
+        x = np.asarray(points(x, self.dimension, self.columns), np.float64)
+        return x, self.frame.forward(x)
+
     def _points(self, given: Any, name: str) -> Float[Array, "b d"]:
         columns = self.columns if name == "x" else None
         return jnp.asarray(points(given, self.dimension, columns, name), self.dtype)
@@ -185,8 +207,10 @@ class Generator(Told):
             raise ValueError(
                 "encode: this generator has no encoder; train it with train(..., encoder=True)"
             )
+        if self.is_coarse:
+            return self._inside().encode(self._on_host(x)[1], condition)
         x = self._points(x, "x")
-        return over_queries(_encode, (x, self.conditions(condition, len(x))), (self,))
+        return over_queries(_encode, (x, self._each(condition, len(x))), (self,))
 
     def density(self, x: Any, condition: Any = None) -> Density:
         """Return the log density at ``x`` (b, d) in the user's units, each value with its certificate.
@@ -194,9 +218,16 @@ class Generator(Told):
         Newton's method on ``gen(z) = x`` from the encoder's guess (from ``x`` itself without one), in
         chunks of 2,048 points; O(d) passes of the network per step. Errors are those of ``encode``.
         """
+        if self.is_coarse:
+            x, y = self._on_host(x)
+            found = self._inside().density(y, condition)
+            return found._replace(
+                log_prob=found.log_prob + jnp.asarray(self.frame.log_det(x), self.dtype)
+            )
         x, parts = self._points(x, "x"), []
         given = self.conditions(condition, len(x))
         if (places := places_of((x, given))) is not None:
+            given = self._each(condition, len(x))
             return over_queries(_density, (x, given), (self,), places=places)
         size = min(len(x), DENSITY_CHUNK)
         if size and not is_traced(x):
@@ -217,10 +248,16 @@ class Generator(Told):
     ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
         """Return ``n`` samples, ties not restored, and their log density; no inversion is needed.
 
+        Samples are NumPy's, in float64, where the generator's precision is too coarse for the columns.
+
         The log density is NaN where the network folds, see ``Agreement.folded``.
         """
         at_least(0, n=n)
         n = int(n)
+        if self.is_coarse:
+            y, log_prob = self._inside().sample_and_log_prob(key, n, condition)
+            x = self.frame.inverse(np.asarray(y, np.float64))
+            return x, log_prob + jnp.asarray(self.frame.log_det(x), self.dtype)
         key, given = as_key(key), self.conditions(condition, n)
         size = DENSITY_CHUNK
         parts = [
@@ -241,6 +278,8 @@ class Generator(Told):
     ) -> Any:
         """Return ``n`` independent samples in the user's units, back on integers and other ties.
 
+        JAX's, or NumPy's in float64 where the generator's precision is too coarse for the columns.
+
         Drawn in chunks, chunk k from ``fold_in(key, k)``: the first rows do not depend on ``n``, one
         compiled program serves every ``n``, and memory is the output's plus one chunk's.
 
@@ -257,14 +296,16 @@ class Generator(Told):
         given = self.conditions(condition, n)
         if given is not None and self.law is not None:
             self.law.warn_of(given)
+        coarse = self.is_coarse
+        of = self._inside() if coarse else self
         parts = [
-            _sample_chunk(
-                self, key, k, _filled(given, slice(k * size, (k + 1) * size), size), places
-            )
+            _sample_chunk(of, key, k, _filled(given, slice(k * size, (k + 1) * size), size), places)
             for k in range(-(-n // size))
         ]
         nothing = jnp.zeros((0, self.dimension), self.dtype)
         rows = joined_rows(parts, n, places) if parts else nothing
+        if coarse:
+            rows = self.frame.restore(self.frame.inverse(np.asarray(rows, np.float64)))
         return as_dataframe(rows, self.columns) if as_frame else rows
 
     def export(self, path: str | os.PathLike) -> None:
@@ -310,7 +351,7 @@ def _filled(rows: Array | None, part: slice, size: int) -> Array | None:
     if rows is None:
         return None
     if len(rows) > 1:
-        rows = jnp.concatenate([rows[part], jnp.broadcast_to(rows[:1], (0, rows.shape[1]))])
+        rows = rows[part]
     return jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (size - len(rows), rows.shape[1]))])
 
 

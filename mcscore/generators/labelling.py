@@ -222,7 +222,9 @@ def generate_pairs(
         part = f"chunk-{index:06d}"
         found = store.read(part) if store else None
         if found is not None:
-            return lambda: _Chunk(found["z"], found.get("c"), found["x"], 0)
+            return lambda: _Chunk(
+                found["z"], found.get("c"), found["x"], int(found.get("steps", [0])[0])
+            )
         law, z = how.law_of(batch_key, index, mixture), how.noise_of(noise_key, index, mixture)
         c = conditions_of(index)
         program = solve = program or compiled_flow(
@@ -234,7 +236,7 @@ def generate_pairs(
             given = None if c is None else np.asarray(c)
             chunk = _Chunk(np.asarray(z), given, on_host(flow.points), int(flow.steps))
             if store:
-                arrays = {"z": chunk.z, "c": given, "x": chunk.x}
+                arrays = {"z": chunk.z, "c": given, "x": chunk.x, "steps": [chunk.steps]}
                 store.write(part, {name: a for name, a in arrays.items() if a is not None})
             return chunk
 
@@ -263,10 +265,11 @@ def generate_pairs(
             stacklevel=2,
         )
     error = _distance(x[:sample], tight) if sample else np.full(1, np.nan)
+    taken = taken or how.steps
     report = PairsReport(
         pairs=int(finite.sum()),
         nonfinite=int((~finite).sum()),
-        evaluations=evaluations(solver, taken or how.steps or 0) or None,
+        evaluations=evaluations(solver, taken) if taken else None,
         error_sample=sample,
         error_rms=float(np.sqrt(np.mean(error**2))),
         error_median=float(np.median(error)),

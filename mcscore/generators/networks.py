@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,9 +42,14 @@ class _Network(nn.Module):
 def _bfloat16_product(a: Array, b: Array, *arguments: Any, **_: Any) -> Array:
     """Return the product of factors rounded to bfloat16, accumulated in the factors' own precision."""
     a, b = (jax.lax.reduce_precision(x, 8, 7) for x in (a, b))  # exponent and mantissa bits
-    cpu = jax.default_backend() == "cpu"  # has no units for it: the same numbers
-    precision = None if cpu else jax.lax.DotAlgorithmPreset.BF16_BF16_F32
-    return jax.lax.dot_general(a, b, *arguments, precision=precision)
+
+    def by(precision: Any) -> Callable[[Array, Array], Array]:
+        return lambda a, b: jax.lax.dot_general(a, b, *arguments, precision=precision)
+
+    fast = by(
+        jax.lax.DotAlgorithmPreset.BF16_BF16_F32
+    )  # a CPU has no units for it: the same numbers
+    return jax.lax.platform_dependent(a, b, cpu=by(None), default=fast)
 
 
 @dataclass(frozen=True)

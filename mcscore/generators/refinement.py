@@ -232,7 +232,7 @@ def _excess(wanted: Array, log_det: Array, sign: Array) -> Array:
 
 
 def _jacobian(function: Callable, z: Float[Array, "b d"]) -> tuple[Array, Float[Array, "b d d"]]:
-    """Return what ``density.jacobian`` does, column by column: on a CPU its gradient takes a third."""
+    """Return what ``inversion.jacobian`` does, column by column: on a CPU its gradient takes a third."""
     value, push = jax.linearize(function, z)
     columns = [push(jnp.broadcast_to(e, z.shape)) for e in jnp.eye(z.shape[1], dtype=z.dtype)]
     return value, jnp.stack(columns, -1)

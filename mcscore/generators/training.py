@@ -144,8 +144,9 @@ def train(
         raise ValueError(
             f"pairs: expected z and x of one shape (n >= 2, d), got {z.shape}, {x.shape}"
         )
-    if not (np.isfinite(z).all() and np.isfinite(x).all()):
-        raise ValueError("pairs: expected finite numbers")
+    for name, part in dict(z=z, x=x, c=c).items():
+        if part is not None and not np.isfinite(part).all():
+            raise ValueError(f"pairs: expected finite numbers, got others in pairs.{name}")
     options = Training(
         network, optimizer, epochs, batch_size, validation, patience, ema, encoder, recalibrate
     )
@@ -336,7 +337,8 @@ def _solve(
             store.write_tree(problem.name, at)
     if not np.isfinite(at.best_loss):
         raise FloatingPointError(
-            "train: the loss was never finite; lower the optimizer's learning rate"
+            f"train: the loss was {'not' if problem.held_out is None else 'never'} finite"
+            f"{' in the end' if problem.held_out is None else ''}; lower the optimizer's learning rate"
         )
     train_losses, validation_losses = at.losses.T
     stopped = len(at.losses) < problem.epochs

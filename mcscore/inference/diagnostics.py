@@ -7,6 +7,7 @@ calibration (Talts et al. 2018) asks the same of each column's rank.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +24,14 @@ class Coverage(NamedTuple):
     """Ranks of true values among draws, which are uniform if a conditional law is calibrated.
 
     Attributes:
-        levels: Levels of highest-density regions, (n,): those at which each true value is just covered.
+        levels: Levels of highest-density regions, (m,): those at which each true value is just covered, where
+            its density is known (a generator's is NaN at folds).
         ranks: Share of draws below the true value, by column, (n, d).
         distance: Largest distance of the levels' distribution function from the diagonal.
         band: Beyond which that distance is by chance in one of a hundred cases.
     """
 
-    levels: Float[np.ndarray, "n"]
+    levels: Float[np.ndarray, "m"]
     ranks: Float[np.ndarray, "n d"]
     distance: float
     band: float
@@ -62,6 +64,8 @@ def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) 
     True
     """
     at_least(10, draws=draws)
+    if not law.condition_dimension:
+        raise ValueError("law: expected one with conditions, see rank() for others")
     draw_key, level_key, rank_key = jax.random.split(as_key(key), 3)
     x = _finite(points(x, law.dimension, law.columns), "x")
     c = _finite(
@@ -73,19 +77,32 @@ def coverage(key: Array, law: Any, x: Any, condition: Any, *, draws: int = 200) 
     each = np.repeat(c, draws, 0)
     drawn = law.sample(draw_key, n * draws, condition=each)
     own = np.asarray(law.log_prob(x, condition=c))
+    if (unknown := np.isnan(own).mean()) == 1:
+        raise ValueError("law: its density is unknown (NaN) at all of x")
     theirs = np.asarray(law.log_prob(drawn, condition=each)).reshape(n, draws)
     levels = _share_below(level_key, -theirs[..., None], -own[:, None])[:, 0]
+    levels = levels[~np.isnan(levels)]
+    of_draws = np.isnan(theirs).mean()
+    if max(unknown, of_draws) > 0.01:
+        text = f"the density is unknown (NaN) at {unknown:.0%} of x and {of_draws:.0%} of the draws"
+        warnings.warn(f"law: {text}, which are left out of the levels", stacklevel=2)
     ranks = _share_below(rank_key, np.asarray(drawn).reshape(n, draws, d), x)
     grid = np.sort(levels)
-    distance = float(np.max(np.abs(grid - (np.arange(n) + 0.5) / n)))
-    return Coverage(levels, ranks, distance, 1.63 / np.sqrt(n) + 1 / draws)
+    m = len(grid)
+    distance = float(np.max(np.abs(grid - (np.arange(m) + 0.5) / m)))
+    return Coverage(levels, ranks, distance, 1.63 / np.sqrt(m) + 1 / draws)
 
 
 def _share_below(key: Array, draws: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the share of draws (n, m, d) below values (n, d); of those that equal them, a random share."""
+    """Return the share of draws (n, m, d) below values (n, d); of those that equal them, a random share.
+
+    NaN are no draws; of a value that is NaN, or without draws, the share is NaN.
+    """
     values = values.astype(draws.dtype)[:, None]
-    equal = np.asarray(jax.random.uniform(key, values[:, 0].shape)) * (draws == values).mean(1)
-    return (draws < values).mean(1) + equal
+    equal = np.asarray(jax.random.uniform(key, values[:, 0].shape)) * (draws == values).sum(1)
+    known = (~np.isnan(draws)).sum(1)
+    share = ((draws < values).sum(1) + equal) / np.maximum(known, 1)
+    return np.where(np.isnan(values[:, 0]) | (known == 0), np.nan, share)
 
 
 def _finite(rows: Any, name: str) -> np.ndarray:

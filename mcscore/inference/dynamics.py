@@ -46,6 +46,13 @@ class Dynamics:
     generator: Generator
     __repr__ = shapes
 
+    def __post_init__(self) -> None:
+        given = getattr(self.generator, "given", True)  # JAX puts placeholders into pytrees
+        if given is None:
+            raise ValueError(
+                "generator: expected one of fit_dynamics, given the state, got none given"
+            )
+
     @property
     def dimension(self) -> int:
         """Number of the state's coordinates."""

@@ -49,7 +49,7 @@ def posterior(
     """Return draws from the posterior ``p(x) L(x)`` of a law and a likelihood.
 
     Exact draws of the law are weighted by the likelihood, resampled systematically, and moved by ``moves``
-    steps of random-walk Metropolis (BlackJAX), their step the draws' own covariance times ``2.38^2 / d``:
+    steps of random-walk Metropolis (BlackJAX), their step the posterior's covariance times ``2.38^2 / d``:
     what resampling repeats is told apart again.
 
     Args:
@@ -63,7 +63,7 @@ def posterior(
 
     Raises:
         ValueError: If the likelihood returns another shape, NaN, or zero everywhere; if ``moves`` are asked
-            for of a law with ties, whose values a walk would leave.
+            for of a law with ties, whose values a walk would leave, or of one that float32 cannot resolve.
         ImportError: If ``moves`` are asked for without BlackJAX.
 
     >>> import mcscore as mcs
@@ -75,10 +75,15 @@ def posterior(
     of_type(Mixture, "mcs.mixture(x, kernel=mcs.Auto())", law=law)
     if not callable(log_likelihood):
         raise ValueError(f"log_likelihood: expected a function, got {described(log_likelihood)}")
-    at_least(1, n=n, proposals=proposals)
+    at_least(1, n=n)
+    at_least(2, proposals=proposals)
     at_least(0, moves=moves)
     if moves and has_ties(law.frame):
         raise ValueError("moves: expected 0 for a law with tied columns (integers, atoms)")
+    if moves and law.is_coarse:
+        raise ValueError(
+            f"moves: expected 0 for a law with columns that {law.dtype} cannot resolve"
+        )
     draw_key, pick_key, move_key = jax.random.split(as_key(key), 3)
     x = law.sample(draw_key, proposals)  # NumPy's, in float64, where float32 cannot hold them
     log_weights = np.asarray(log_likelihood(x), np.float64)
@@ -98,7 +103,11 @@ def posterior(
     level = (np.arange(n) + float(jax.random.uniform(pick_key))) / n
     draws = x[known[np.minimum(np.searchsorted(shares, level * shares[-1]), len(known) - 1)]]
     if moves:
-        draws = _moved(move_key, law, log_likelihood, draws, moves)
+        rows = np.asarray(
+            x, np.float64
+        ).T  # where few count, their spread is no guide: at least some of the law's
+        spread = np.cov(rows, aweights=weights, ddof=0) + np.cov(rows) / proposals
+        draws = _moved(move_key, law, log_likelihood, draws, moves, spread)
     return Posterior(draws, size, evidence, moves)
 
 
@@ -108,11 +117,16 @@ def has_ties(frame: Any) -> bool:
 
 
 def _moved(
-    key: Array, law: Mixture, log_likelihood: Callable[[Array], Array], draws: Array, moves: int
+    key: Array,
+    law: Mixture,
+    log_likelihood: Callable[[Array], Array],
+    draws: Array,
+    moves: int,
+    spread: np.ndarray,
 ) -> Array:
     with needed("moves", "blackjax", "bayes"):
         blackjax = import_module("blackjax")
-    spread = np.cov(np.asarray(draws, np.float64).T).reshape(draws.shape[1], -1)
+    spread = spread.reshape(draws.shape[1], -1)
     root = np.linalg.cholesky(
         spread * 2.38**2 / len(spread) + 1e-12 * np.trace(spread) * np.eye(len(spread))
     )

@@ -25,7 +25,7 @@ def shard(law: Any, mesh: Mesh, axis: str | None = None) -> Any:
         axis: Its axis; by default the last.
 
     Raises:
-        ValueError: If the mesh has no such axis, or the law is divided already.
+        ValueError: If the mesh has no such axis, or the law is none, or divided already.
 
     >>> import mcscore as mcs
     >>> law = mcs.mixture(np.eye(2), kernel=mcs.Isotropic(0.5))
@@ -34,6 +34,8 @@ def shard(law: Any, mesh: Mesh, axis: str | None = None) -> Any:
     True
     """
     of_type(Mesh, 'jax.make_mesh((4,), ("rows",))', mesh=mesh)
+    if not hasattr(law, "evaluation"):
+        raise ValueError(f"law: expected a mixture, got {type(law).__name__}")
     name = str(mesh.axis_names[-1]) if axis is None else axis
     if name not in mesh.axis_names:
         raise ValueError(f"axis: expected one of {mesh.axis_names}, got {axis!r}")

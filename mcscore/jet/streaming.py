@@ -43,8 +43,11 @@ def stream(
         variance: ``sigma^2``, of the same shape.
         blocks: The law at time 0.
         reading: Which vector field to read, its rates scalars or one per query.
-        laplacian: Whether to compute the Laplacian of the log density too.
+        laplacian: Whether to compute the Laplacian of the log density too, beside the score.
         evaluation: How.
+
+    Raises:
+        ValueError: If columns do not fit, or a Laplacian is asked for beside another reading.
     """
     return _stream(x_t, alpha, variance, blocks, reading, 2 if laplacian else 1, evaluation)
 
@@ -73,6 +76,10 @@ def _stream(
     if x_t.ndim != 2 or x_t.shape[1] != blocks.rows.shape[-1]:
         expected = f"(queries, {blocks.rows.shape[-1]})"
         raise ValueError(f"x_t: expected shape {expected} to match the mixture, got {x_t.shape}")
+    if order > 1 and not isinstance(reading, Score):  # which ``merge`` takes the field for
+        raise ValueError(
+            f"laplacian: expected False with another reading than Score(), got {reading}"
+        )
     columns = jax.tree.map(
         lambda v: jnp.reshape(jnp.asarray(v, x_t.dtype), (-1, 1)), (alpha, variance, reading)
     )

@@ -1,7 +1,7 @@
 """Distances between two sets of rows, and what samplers are judged by. Arrays in, scalars out.
 
 All compare rows in the units they come in: standardize first where columns differ in scale. Weights of the
-rows, where given, stand for so many equal rows.
+rows, where given, are their shares of the law, not counts: pairs of a row with itself are left out.
 """
 
 from __future__ import annotations

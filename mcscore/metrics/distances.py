@@ -127,42 +127,57 @@ def mmd(
     """
     two = _Two.of(x, y, x_weights, y_weights)
     keys = jax.random.split(as_key(key), 3)
+    at_least(2, rows=rows)
+    at_least(1, permutations=permutations)
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")
     m = min(rows, len(two.x), len(two.y))
     if m < 2:
         raise ValueError(f"x, y: expected at least 2 rows each, got {len(two.x)} and {len(two.y)}")
-    tables = (two.x, two.x_weights, x_weights), (two.y, two.y_weights, y_weights)
-    both = jnp.concatenate(
-        [
-            a[jax.random.choice(k, len(a), (m,), given is not None, None if given is None else w)]
-            for k, (a, w, given) in zip(keys[:2], tables, strict=True)
-        ]
-    )
+    picks = []
+    for k, weights in zip(keys[:2], (two.x_weights, two.y_weights), strict=True):
+        equal = float(jnp.ptp(weights)) == 0
+        p = None if equal else weights
+        picks.append(jax.random.choice(k, len(weights), (m,), not equal, p))
+    both = jnp.concatenate([two.x[picks[0]], two.y[picks[1]]])
+    row = np.concatenate([picks[0], len(two.x) + np.asarray(picks[1])])
+    row = np.unique(row, return_inverse=True)[1]  # of those that were drawn
+    first = int(row[:m].max()) + 1  # so many of the first set
     squares = np.asarray(_squared_distances(both, both))
     median = np.median(squares)  # NumPy selects, XLA would sort all
     if not median and squares.any():
         median = np.median(squares[squares > 0])
     values = np.asarray(
-        _permuted_mmd(keys[2], both, jnp.asarray(median or 1.0, both.dtype), permutations)
+        _permuted_mmd(
+            keys[2], both, row, first, jnp.asarray(median or 1.0, both.dtype), permutations
+        )
     )
     return MMD(float(values[0]), float(np.quantile(values[1:], 1 - level)))
 
 
-@partial(jax.jit, static_argnums=3)
-def _permuted_mmd(key: Array, both: Array, median: Array, permutations: int) -> Array:
-    gram = jnp.exp(-_squared_distances(both, both) / median)  # exp(-r^2 / (2 h^2))
-    gram -= jnp.diag(jnp.diag(gram))
-    m = len(both) // 2
+@partial(jax.jit, static_argnums=5)
+def _permuted_mmd(
+    key: Array, both: Array, row: Array, first: Array, median: Array, permutations: int
+) -> Array:
+    """Return the value, and those of permutations, in which the copies of a row stay together."""
+    pairs = jnp.where(row[:, None] == row[None], 0, jnp.ones((), both.dtype))  # of different rows
+    gram = pairs * jnp.exp(-_squared_distances(both, both) / median)  # exp(-r^2 / (2 h^2))
+    places = jnp.arange(len(both))
 
-    def value(sign: Array) -> Array:
-        # sum over same-set pairs / (m (m-1)) - 2 * sum over cross pairs / m^2, by one product.
+    def value(place: Array) -> Array:
+        # 2 (mean over same-set pairs - mean over cross pairs), each from two products.
+        sign = jnp.where(place[row] < first, 1, -jnp.ones((), both.dtype))
         total, signed = jnp.sum(gram), sign @ gram @ sign
-        same, cross = (total + signed) / 2, (total - signed) / 4
-        return same / (m * (m - 1)) - 2 * cross / m**2
+        count, balance = jnp.sum(pairs), sign @ pairs @ sign
+        same = (total + signed) / jnp.maximum(count + balance, 1)
+        return 2 * (same - (total - signed) / jnp.maximum(count - balance, 1))
 
-    sign = jnp.repeat(jnp.array([1, -1], gram.dtype), m, total_repeat_length=2 * m)
-    keys = jax.random.split(key, permutations)
-    permuted = jax.lax.map(lambda k: value(jax.random.permutation(k, sign)), keys)
-    return jnp.concatenate([value(sign)[None], permuted])
+    def permuted(key: Array) -> Array:
+        drawn = jnp.where(places <= row.max(), jax.random.uniform(key, places.shape), jnp.inf)
+        return value(jnp.argsort(jnp.argsort(drawn)))
+
+    values = jax.lax.map(permuted, jax.random.split(key, permutations))
+    return jnp.concatenate([value(places)[None], values])
 
 
 def energy_distance(x: Any, y: Any, *, x_weights: Any = None, y_weights: Any = None) -> float:

@@ -107,4 +107,5 @@ def effective_sample_size(log_weights: Float[Array, "n"]) -> Float[Array, ""]:
     10.0
     """
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
-    return jnp.exp(2 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2 * log_weights))
+    total, squares = jax.nn.logsumexp(log_weights), jax.nn.logsumexp(2 * log_weights)
+    return jnp.where(jnp.isneginf(total), 0, jnp.exp(2 * total - squares))

@@ -120,6 +120,8 @@ def choose_law(
     labels = _checked_groups(groups, table)
     ends, circles = told(bounds, periodic, table)
     fitted_elsewhere = any(isinstance(f, Frame) and not isinstance(f, Identity) for f in frames)
+    for fitted in frames if fitted_elsewhere else ():
+        _check_fitted(fitted, table)
     if fitted_elsewhere and ends is not None:
         advice = "a frame yet to be fitted, such as mcs.Gaussianize()"
         raise ValueError(f"bounds, periodic: expected {advice}, got {frame}")
@@ -199,6 +201,17 @@ def _check_resolution(
         )
 
 
+def _check_fitted(frame: Any, table: Table) -> None:
+    """Raise ``ValueError`` unless a frame that was fitted elsewhere has as many columns as the table."""
+    d = table.values.shape[1]
+    try:
+        fits = np.shape(frame.forward(table.values[:1])) == (1, d)
+    except (ValueError, TypeError, IndexError):
+        fits = False
+    if not fits:
+        raise ValueError(f"frame: expected one of {d} columns, got {frame}, fitted to others")
+
+
 def _checked_groups(groups: Any, table: Table) -> np.ndarray | None:
     """Return the numbers of the groups of the table's rows, (n,)."""
     if groups is None:
@@ -208,10 +221,10 @@ def _checked_groups(groups: Any, table: Table) -> np.ndarray | None:
         raise ValueError(
             f"groups: expected a label for each of {len(table.kept)} rows, got shape {labels.shape}"
         )
-    numbers = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    if len(np.unique(numbers)) < 2:
+    numbers = np.unique(labels[table.kept], return_inverse=True)[1].reshape(-1)
+    if numbers.max() == 0:
         raise ValueError("groups: expected two groups at least, got one")
-    return numbers[table.kept]
+    return numbers
 
 
 def check_law(kernel: Any, frame: Any) -> None:

@@ -29,7 +29,6 @@ from mcscore._optional import as_dataframe
 from mcscore._printing import Told
 from mcscore._validation import as_key, at_least
 from mcscore.jet import Blocks, Denoiser, Evaluation, divided, log_density, stream
-from mcscore.jet.dense import product
 from mcscore.jet.sampling import draw, draw_given
 from mcscore.mixtures.report import Report
 from mcscore.mixtures.value import Mixture, mean_of_places, shared
@@ -39,6 +38,8 @@ Places = tuple[Array, Array]  # coordinates (p, b, d) and what a log density gai
 FAR = -1e3  # log density of conditions in float32 coordinates, below which their digits are lost
 FEW = 2.0  # components that share a condition's weight: fewer are too few to trust
 BEYOND = 3.0  # nats below the least likely of the data's own conditions
+RIDGE = 1e-9  # of the mean variance, added to all: what float32 calls dependent has a root too
+CHUNK = 2**16  # draws at once
 DRAWN = 2000  # from the law, to know its conditions and its spread
 
 
@@ -146,7 +147,9 @@ class ConditionalMixture(Told):
 
     def mean(self, conditions: Any) -> Float[Array, "b d"]:
         """Return ``E[x | c]`` in the coordinates of ``blocks``, conditions in the prior's."""
-        return _mean(self, conditions)
+        if self._is_traced(conditions) or not len(conditions):
+            return _mean(self, conditions)
+        return _mean(self, _filled(conditions, len(conditions)))[: len(conditions)]
 
     def log_evidence(self, conditions: Any) -> Float[Array, "b"]:
         """Return ``log p(c)``, conditions in the coordinates of the prior."""
@@ -211,11 +214,17 @@ class ConditionalMixture(Told):
             x = jnp.zeros((0, self.dimension), self.dtype)
         elif self._is_traced(key, conditions):
             x = _sample(key, self, jnp.broadcast_to(conditions, (n, conditions.shape[1])))
-        elif not self.joint.is_coarse:
-            x = _sample(key, self, _filled(conditions, n))[:n]
         else:
-            y = draw_given(key, self.blocks, _filled(conditions, n))[:n]
-            x = self.frame.restore(self.frame.inverse(np.asarray(y, np.float64)))
+            coarse, parts = self.joint.is_coarse, []
+            for k in range(-(-n // CHUNK)):  # a number for each block and draw: not all at once
+                own = key if k == 0 else jax.random.fold_in(key, k)
+                m, c = min(CHUNK, n - k * CHUNK), conditions
+                c = _filled(c if len(c) == 1 else c[k * CHUNK : (k + 1) * CHUNK], m)
+                drawn = draw_given(own, self.blocks, c) if coarse else _sample(own, self, c)
+                parts.append(drawn[:m])
+            x = jnp.concatenate(parts)
+            if coarse:
+                x = self.frame.restore(self.frame.inverse(np.asarray(x, np.float64)))
         return as_dataframe(x, self.columns) if as_frame else x
 
     def save(self, path: str | os.PathLike) -> None:
@@ -224,7 +233,10 @@ class ConditionalMixture(Told):
 
     def support(self, condition: Any) -> Support:
         """Return how well the data know conditions (k,) or (b, k), see `Support`."""
-        return _support(self, self.conditions(condition))
+        c = self.conditions(condition)
+        if self._is_traced(c) or not len(c):
+            return _support(self, c)
+        return jax.tree.map(lambda a: a[: len(c)], _support(self, _filled(c, len(c))))
 
     def at(self, condition: Any) -> Mixture:
         """Return the law given one condition (k,), a mixture like any other: ``joint.condition``."""
@@ -374,8 +386,8 @@ def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> Cond
     _, along = joint.frame.part(given, whole)
     onto, along = (np.asarray(a, np.float64) for a in (onto, along))
     # Of the frame's own scores, column by column, what is correlated is whitened.
-    covariance = np.asarray(_covariance(joint), np.float64)
-    root = np.linalg.cholesky(onto.T @ covariance @ onto)
+    covariance = onto.T @ _covariance(joint) @ onto
+    root = np.linalg.cholesky(covariance + RIDGE * np.trace(covariance) / d * np.eye(d))
     signs = np.concatenate([np.eye(d), -np.eye(d)])
     frame = frame.recalibrated(signs, signs @ root.T)
     onto = onto @ np.linalg.inv(root).T
@@ -391,17 +403,18 @@ def conditional_of(joint: Mixture, columns: list[int], given: list[int]) -> Cond
     )
 
 
-@jax.jit
-def _covariance(law: Mixture) -> Array:
-    points, log_weights = law.points()
-    weights, blocks = jnp.exp(log_weights), law.blocks
-    centered = points - (weights @ points)[None]
-    between = product((weights[:, None] * centered).T, centered)
-    mass = jnp.exp(blocks.log_weights).sum(1)
+def _covariance(law: Mixture) -> np.ndarray:
+    """Return the covariance of the law, (d, d), summed in float64."""
+    points, log_weights = (np.asarray(a, np.float64) for a in law.points())
+    weights, blocks = np.exp(log_weights), law.blocks
+    centered = points - weights @ points
+    between = (weights * centered.T) @ centered
+    mass = np.exp(np.asarray(blocks.log_weights, np.float64)).sum(1)
+    variances = np.asarray(blocks.variances, np.float64)
     if blocks.bases is None:
-        return between + jnp.diag(mass @ blocks.variances)
-    scaled = blocks.bases * jnp.sqrt(mass[:, None] * blocks.variances)[:, None]
-    return between + jnp.einsum("kde,kfe->df", scaled, scaled, precision="highest")
+        return between + np.diag(mass @ variances)
+    scaled = np.asarray(blocks.bases, np.float64) * np.sqrt(mass[:, None] * variances)[:, None]
+    return between + np.einsum("kde,kfe->df", scaled, scaled)
 
 
 _divided = jax.jit(divided)

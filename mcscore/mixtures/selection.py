@@ -8,6 +8,7 @@ rows; where EM had not seen as many as it takes, they are clustered anew.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,8 +19,7 @@ from jaxtyping import Array
 
 from mcscore._arrays import host_generator, side_by_side
 from mcscore._validation import Table, at_least, of_type
-from mcscore.frames import Affine, FrameKind, Gaussianize, Identity, Placed
-from mcscore.jet import Blocks
+from mcscore.frames import Affine, FrameKind, Gaussianize, Placed
 from mcscore.mixtures.clustering import FITTING_ROWS, Clustering
 from mcscore.mixtures.kernels import (
     MOST_ROWS,
@@ -69,8 +69,9 @@ class Auto(Kernel):
     most_rows: int = MOST_ROWS
 
     def __post_init__(self) -> None:
-        if not 0 < self.closeness < np.inf:
+        if not (isinstance(self.closeness, int | float) and 0 < self.closeness < np.inf):
             raise ValueError(f"closeness: expected a positive number, got {self.closeness!r}")
+        of_type((tuple, list), "(mcs.Gaussianize(), mcs.Affine())", frames=self.frames)
         if not self.frames:
             raise ValueError("frames: expected one candidate at least, got none")
         for frame in self.frames:
@@ -93,10 +94,6 @@ class Auto(Kernel):
         """Return the best law found, see ``selection.choose``."""
         return choose(key, tables, self, frames, rows)
 
-    def lay_out(self, key: Array, table: Placed, rows: int) -> Blocks:
-        """Return the best law found of rows whose coordinates are given."""
-        return choose(key, [table], self, (Identity(),), rows).blocks
-
 
 def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any) -> Trial:
     """Return the best trial: from ``start`` in either direction as long as the likelihood rises."""
@@ -105,7 +102,7 @@ def _climb(trial: Callable[[Any], Trial], candidates: Sequence[Any], start: Any)
     for step in (-1, 1):
         while (other := best + step) not in known and 0 <= other < len(candidates):
             known[other] = trial(candidates[other])
-            if known[other].log_likelihood <= known[best].log_likelihood:
+            if not known[other].log_likelihood > known[best].log_likelihood:
                 break
             best = other
     return known[best]
@@ -287,14 +284,24 @@ class _Search:
 def _held_out(
     generator: np.random.Generator, n: int, folds: int, groups: np.ndarray | None, most: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return rows in random order, and for every fold which of them are held out: whole groups, a fifth."""
+    """Return rows in random order, and for every fold which of them are held out: a fifth, whole groups.
+
+    A fold of large groups with more than half of the rows is left out.
+    """
     if groups is None:
         order = generator.permutation(n)
         return order, [np.isin(np.arange(n), order[k::5][:most]) for k in range(folds)]
-    turns = generator.permutation(groups.max() + 1)  # of the groups
-    sizes = np.cumsum(np.bincount(turns[groups]))  # rows up to every turn's
-    fifth = np.minimum(5 * (sizes - 1) // n, 4)[turns[groups]]
-    held = [fifth == k for k in range(5) if (fifth == k).any() and (fifth != k).any()]
+    sizes = np.bincount(groups)
+    order = generator.permutation(len(sizes))
+    fifth, fifths = np.empty(len(sizes), int), [(0, k) for k in range(5)]  # a heap of (rows, fifth)
+    for group in order[
+        np.argsort(-sizes[order], kind="stable")
+    ]:  # the largest first, to the emptiest
+        rows, fifth[group] = fifths[0]
+        heapq.heapreplace(fifths, (rows + int(sizes[group]), int(fifth[group])))
+    held = [mask for k in range(5) if 0 < (mask := fifth[groups] == k).sum() <= n / 2]
+    if not held:
+        raise ValueError("groups: expected two groups at least, of rows that differ, got one")
     return generator.permutation(n), held[:folds]
 
 

@@ -23,6 +23,7 @@ from mcscore.mixtures.covariances import (
     stretched,
 )
 
+LEAST = -1e4  # nats of a held-out row, at least: one far row alone must not decide
 COPYING = 3_000  # draws by which it is judged: 0.5 is then known to 0.01
 ROUNDED = 2**16  # rows of a law in trials: beyond, padding costs more than a program of its own
 
@@ -155,7 +156,7 @@ def cluster(
 def _log_likelihoods(frame: Any, law: Blocks, x: np.ndarray, gain: np.ndarray) -> np.ndarray:
     y = frame.forward(x)  # on the host, in float64
     log_p = np.asarray(_log_density(_padded(y, 0), law), np.float64)[: len(y)]
-    return np.maximum(log_p, -1e4) + frame.log_det(x) + gain.sum(1)
+    return np.maximum(log_p, LEAST) + frame.log_det(x) + gain.sum(1)
 
 
 def _marginal(law: Blocks, along: np.ndarray) -> Blocks:

@@ -88,7 +88,7 @@ class Checkpoint:
 
     def forget(self) -> None:
         """Let the folder be anybody's again, as long as nothing was kept in it."""
-        if is_first() and not list(self.folder.glob("*.safetensors")):
+        if is_first() and not list(self.folder.rglob("*.safetensors")):
             (self.folder / "run.json").unlink(missing_ok=True)
 
     def path(self, part: str) -> Path:

@@ -73,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def kept(path: Path) -> dict[str, Any] | None:
-    """Return what a finished part's ``.json`` holds; None where there is none, or it is damaged."""
+    """Return what a ``.json`` file holds; None where there is none, or it is damaged, with a warning."""
     if not path.exists():
         return None
     try:
@@ -81,8 +81,7 @@ def kept(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         found = error
     if not isinstance(found, dict):
-        warnings.warn(
-            f"out: {path} is damaged ({found}); it is made again", RuntimeWarning, stacklevel=3
-        )
+        text = f"{path} is damaged ({found}); it is made again"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
         return None
     return found

@@ -244,3 +244,33 @@ def test_damaged_tables_are_named(name, tmp_path):
     path.write_bytes(DAMAGED[name]((tmp_path / "whole.npz").read_bytes()))
     with pytest.raises(ValueError, match=f"{name}: not a readable table"):
         mcs.datasets.read(path)
+
+
+@pytest.mark.once
+def test_mmd_of_weighted_rows_rejects_no_more_than_its_level():
+    """Of equal laws, by weights that repeat rows: about one in twenty."""
+    r, rejected = np.random.default_rng(0), 0
+    for k in range(60):
+        x, y = r.standard_normal((2, 200, 2))
+        weights = dict(x_weights=r.uniform(0.2, 1, 200), y_weights=r.uniform(0.2, 1, 200))
+        found = metrics.mmd(jax.random.key(k), x, y, permutations=50, **weights)
+        rejected += found.value > found.threshold
+    assert rejected <= 9  # by chance in one of 500 runs
+    ones = np.ones(200)
+    assert metrics.mmd(jax.random.key(1), x, y, x_weights=ones) == metrics.mmd(
+        jax.random.key(1), x, y
+    )
+    for wrong in (dict(rows=1), dict(permutations=0), dict(level=1.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            metrics.mmd(jax.random.key(1), x, y, **wrong)
+
+
+def test_no_weight_at_all_is_no_sample():
+    for nothing in (jnp.full(3, jnp.nan), jnp.full(3, -jnp.inf)):
+        assert float(metrics.effective_sample_size(nothing)) == 0
+
+
+def test_data_sets_work_under_jit(key):
+    for name, make in datasets.TWO_DIMENSIONAL.items():
+        found = jax.jit(make, static_argnums=1)(key, 20)
+        np.testing.assert_allclose(found, make(key, 20), atol=1e-5, err_msg=name)

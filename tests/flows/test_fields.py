@@ -1,5 +1,7 @@
 """The jet and its readings against the float64 loop, autodiff, and known laws."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,6 +234,34 @@ def test_minibatches_average(key):
         mcs.minibatch_score(key, 30 + y, 0.05, law, SCHEDULE, batch_size=50, batches=16)
     score, error = one
     assert score.shape == error.shape == (4, 2)
+
+
+def test_a_minibatch_keeps_the_digits_of_far_rows(key):
+    """Of point masses a thousand apart, at a noise of 0.1: every query's own row decides."""
+    r = np.random.default_rng(3)
+    x = 1000 * np.asarray(r.standard_normal((40, 2)), np.float32)
+    law = mcs.mixture(x, kernel=mcs.Dirac())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few rows decide
+        found = mcs.minibatch_score(key, x + 0.05, 0.0, law, mcs.Linear(), batch_size=4000)
+    expected = mcs.score(x + 0.05, 0.0, law, mcs.Linear())
+    np.testing.assert_allclose(found.score, expected, atol=1e-2 * np.abs(expected).max())
+
+
+def test_the_laplacian_goes_with_the_score_alone():
+    law = mcs.mixture(table(50, 2), kernel=mcs.Local(0.5, clusters=3), frame=mcs.Affine())
+    ask = dict(t=0.5, mixture=law, schedule=SCHEDULE, reading=mcs.jet.Denoiser())
+    assert mcs.flows.evaluate(jnp.zeros((3, 2)), **ask).laplacian is None
+    with pytest.raises(ValueError, match="laplacian: expected False"):
+        mcs.flows.evaluate(jnp.zeros((3, 2)), **ask, laplacian=True)
+
+
+def test_point_masses_have_no_score_at_time_zero():
+    law = mcs.mixture(table(50, 2), kernel=mcs.Dirac())
+    with pytest.raises(ValueError, match="t = 0: the empirical measure"):
+        mcs.score(jnp.zeros((1, 2)), 0.0, law, mcs.Cosine())
+    with pytest.raises(ValueError, match="t = 0: the empirical measure"):
+        mcs.denoise(jnp.zeros((2, 2)), [0.5, 0.0], law, mcs.Cosine())
 
 
 def test_whole_data_as_minibatch_is_the_score(key):

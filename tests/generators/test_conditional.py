@@ -211,3 +211,10 @@ def test_the_exported_sampler_takes_conditions(made, tmp_path):
     found = program.call(jax.random.key_data(KEY), np.int32(0), c.astype(made.dtype))
     expected = made.sample(KEY, 8192, condition=c)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_one_condition_stands_for_all_points(made):
+    z = np.random.default_rng(1).standard_normal((10, 2))
+    for function in (made, made.encode, made.log_prob):
+        one, each = function(z, condition=[3.0]), function(z, condition=np.full((10, 1), 3.0))
+        np.testing.assert_allclose(one, each, rtol=1e-5, atol=1e-5)

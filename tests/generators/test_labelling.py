@@ -41,6 +41,11 @@ def test_report_measures_the_error():
     assert np.isnan(make(error_sample=0).report.error_rms)
 
 
+def test_the_report_of_kept_labels_is_that_of_made_ones(tmp_path):
+    first = make(checkpoint=tmp_path)
+    assert make(checkpoint=tmp_path).report == first.report and first.report.evaluations == 28
+
+
 def test_one_program_for_all_chunks(compiled):
     make(steps=6, error_sample=0)
     make(350, steps=6, error_sample=0)

@@ -214,6 +214,32 @@ def test_coverage_tells_a_right_law_from_a_narrow_one(key):
     ).calibrated
 
 
+class Folded:
+    """A right law whose density is unknown at a part of the points, as a generator's is at folds."""
+
+    def __init__(self, law):
+        self.law = law
+
+    def __getattr__(self, name):
+        return getattr(self.law, name)
+
+    def log_prob(self, x, condition):
+        x = np.asarray(x)
+        return np.where(x[:, 0] > 1.8, np.nan, self.law.log_prob(x, condition=condition))
+
+
+@pytest.mark.once
+def test_coverage_leaves_out_what_has_no_density(key):
+    kernel = mcs.Local(1.0, clusters=1, partitions=1)
+    law = mcs.mixture(ROWS[:1500, :2], condition=ROWS[:1500, 2:], kernel=kernel, frame=mcs.Affine())
+    with pytest.warns(UserWarning, match="density is unknown"):
+        found = inference.coverage(key, Folded(law), ROWS[1500:, :2], ROWS[1500:, 2:], draws=100)
+    assert found.calibrated and len(found.levels) < len(found.ranks) == 500
+    assert not np.isnan(found.levels).any()
+    with pytest.raises(ValueError, match="law: expected one with conditions"):
+        inference.coverage(key, law.joint, ROWS[:9], ROWS[:9, :0], draws=50)
+
+
 def test_the_rank_of_data_is_even_and_that_of_what_lies_outside_is_none(law, key):
     fresh = np.random.default_rng(8).multivariate_normal([1, 2, 3], COVARIANCE, 500)
     assert kstest(np.asarray(inference.rank(key, law, fresh)), "uniform").pvalue > 1e-3

@@ -7,6 +7,7 @@ import pytest
 
 import mcscore as mcs
 from mcscore.frames import merged
+from mcscore.mixtures.selection import _held_out
 
 KEY = jax.random.key(3)
 SINGLE = jnp.zeros(()).dtype == jnp.float32
@@ -166,3 +167,39 @@ def test_metrics_of_sparse_columns_and_many_rows_are_numbers():
     assert np.isfinite(mcs.metrics.mmd(KEY, x, y)).all()
     assert np.isfinite(mcs.metrics.mmd(KEY, 0 * x, 0 * x)).all()
     assert np.isfinite(mcs.metrics.energy_distance(r.random((47_000, 1)), r.random((47_000, 1))))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("sizes", [[90, 10], [99, 1], [10, 90], [40, 30, 30], [1] * 100])
+def test_groups_of_any_sizes_make_folds(sizes):
+    """Every fold trains on half of the rows at least, whichever group comes first."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(4):
+        order, held = _held_out(np.random.default_rng(seed), 100, 3, groups, 1000)
+        assert len(order) == 100 and held
+        for fold in held:
+            assert 0 < fold.sum() <= 50
+            assert not set(groups[fold]) & set(groups[~fold])
+    auto = mcs.Auto(partitions=1, most_clusters=4)
+    assert np.isfinite(mcs.mixture(rows(100), kernel=auto, groups=groups).report.log_likelihood)
+
+
+def test_one_group_is_left():
+    auto, groups = mcs.Auto(partitions=1, most_clusters=4), [0] * 90 + [1] * 10
+    with pytest.raises(ValueError, match="groups: expected two groups at least"):
+        mcs.mixture(rows(100), kernel=auto, groups=groups, weights=[1] * 90 + [0] * 10)
+    with pytest.raises(ValueError, match="groups: expected two groups at least"):
+        _held_out(np.random.default_rng(0), 100, 3, np.zeros(100, int), 1000)
+
+
+def test_rows_in_messages_are_those_of_the_table():
+    with pytest.raises(ValueError, match="got nan in column 0, row 2"):
+        mcs.mixture([[0.0], [1.0], [np.nan]], weights=[0, 1, 1])
+    with pytest.raises(ValueError, match=r"holds -1 in row 3, outside"):
+        mcs.mixture([[9.0], [1.0], [2.0], [-1.0]], weights=[0, 1, 1, 1], bounds={0: (0, None)})
+
+
+def test_huge_weights_are_weights():
+    law = mcs.mixture(rows(50), weights=[1e308] * 50, kernel=mcs.Isotropic(0.5))
+    plain = mcs.mixture(rows(50), kernel=mcs.Isotropic(0.5))
+    np.testing.assert_array_equal(law.log_prob(rows(9)), plain.log_prob(rows(9)))
