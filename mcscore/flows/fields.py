@@ -91,8 +91,8 @@ def _evaluated(
     of_type((Mixture, ConditionalMixture), "mcs.mixture(x, ...)", mixture=mixture)
     check_schedule(schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
-    at_data = not isinstance(t, jax.Array) and is_zero(np.min(t, initial=1))
-    t = times(t, x_t)
+    given, t = t, times(t, x_t)
+    at_data = not isinstance(given, jax.Array) and np.min(given, initial=1) == 0
     if at_data and is_zero(schedule.variance(jnp.zeros((), x_t.dtype))):
         mixture.require_width("t = 0")
     c = mixture.conditions(condition, len(x_t))

@@ -13,11 +13,9 @@ class Scores:
     """Normal scores of all columns, and how the other columns decide the places of tied rows."""
 
     def __init__(self, generator: np.random.Generator, x: np.ndarray, weights: np.ndarray):
-        n = len(x)
-        self.x, self.some = (
-            x,
-            np.arange(n) if n <= SAMPLE else np.sort(generator.permutation(n)[:SAMPLE]),
-        )
+        self.x, self.some = x, np.arange(len(x))
+        if len(x) > SAMPLE:
+            self.some = np.sort(generator.permutation(len(x))[:SAMPLE])
         self.known: dict[int, np.ndarray] = {}
         some = weights[self.some] / weights[self.some].sum()
         part = np.stack([self.of(j)[self.some] for j in range(x.shape[1])], 1)

@@ -46,9 +46,8 @@ def _bfloat16_product(a: Array, b: Array, *arguments: Any, **_: Any) -> Array:
     def by(precision: Any) -> Callable[[Array, Array], Array]:
         return lambda a, b: jax.lax.dot_general(a, b, *arguments, precision=precision)
 
-    fast = by(
-        jax.lax.DotAlgorithmPreset.BF16_BF16_F32
-    )  # a CPU has no units for it: the same numbers
+    # A CPU has no units for it: the same numbers.
+    fast = by(jax.lax.DotAlgorithmPreset.BF16_BF16_F32)
     return jax.lax.platform_dependent(a, b, cpu=by(None), default=fast)
 
 

@@ -103,9 +103,8 @@ def posterior(
     level = (np.arange(n) + float(jax.random.uniform(pick_key))) / n
     draws = x[known[np.minimum(np.searchsorted(shares, level * shares[-1]), len(known) - 1)]]
     if moves:
-        rows = np.asarray(
-            x, np.float64
-        ).T  # where few count, their spread is no guide: at least some of the law's
+        rows = np.asarray(x, np.float64).T
+        # Where few count their spread is no guide: at least some of the law's.
         spread = np.cov(rows, aweights=weights, ddof=0) + np.cov(rows) / proposals
         draws = _moved(move_key, law, log_likelihood, draws, moves, spread)
     return Posterior(draws, size, evidence, moves)
