@@ -92,7 +92,7 @@ def _evaluated(
     check_schedule(schedule)
     x_t = jnp.asarray(points(x_t, mixture.dimension, None, "x_t"), mixture.dtype)
     given, t = t, times(t, x_t)
-    at_data = not isinstance(given, jax.Array) and np.min(given, initial=1) == 0
+    at_data = not isinstance(given, jax.Array) and np.min(np.asarray(given), initial=1) == 0
     if at_data and is_zero(schedule.variance(jnp.zeros((), x_t.dtype))):
         mixture.require_width("t = 0")
     c = mixture.conditions(condition, len(x_t))
