@@ -153,5 +153,7 @@ def _thinned(blocks: Blocks) -> Blocks:
     if every == 1:
         return blocks
     kept = blocks.log_weights[:, ::every]
-    missing = logsumexp(blocks.log_weights, 1) - logsumexp(kept, 1)
+    full = np.isfinite(kept).any(1)  # others are padding
+    missing = np.zeros(len(kept))
+    missing[full] = logsumexp(blocks.log_weights[full], 1) - logsumexp(kept[full], 1)
     return replace(blocks, rows=blocks.rows[:, ::every], log_weights=kept + missing[:, None])

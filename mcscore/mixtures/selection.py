@@ -37,6 +37,7 @@ from mcscore.mixtures.splits import Split, cluster, held_out
 BANDWIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of a condition's bandwidth to the others'
 CLEARLY = 0.01  # nats
+TWICE = 20_000  # rows: up to so many, two frames are searched where neither is clearly the better
 MANY = 10**9  # held-out rows: all there are
 FEW = 12  # clusters from which a conditional law's search starts
 SEARCHED_ROWS = 500_000  # of larger tables, a part shows as well which law is best
@@ -157,8 +158,8 @@ class _Search:
         self.by_row[self.curve[-1]] = nats
         return self.curve[-1]
 
-    def surpasses(self, splits: list[Split], one: Trial, other: Trial) -> bool:
-        """Return whether a trial is better than another by more than the standard error of their difference.
+    def surpasses(self, splits: list[Split], one: Trial, other: Trial, errors: float = 1.0) -> bool:
+        """Return whether a trial is better than another by more than standard errors of their difference.
 
         Row by row, of those that both have seen; after Breiman et al. 1984, Section 3.4.3.
         """
@@ -169,7 +170,7 @@ class _Search:
             shares.append(split.shares(rows) / len(splits))
         nats, share = np.concatenate(differences), np.concatenate(shares)
         mean = share @ nats
-        return bool(mean > np.sqrt(np.sum((share * (nats - mean)) ** 2)))
+        return bool(mean > errors * np.sqrt(np.sum((share * (nats - mean)) ** 2)))
 
     def regression(self, splits: list[Split], numbers: Sequence[int], start: int) -> Trial:
         """Return the best trial of one Gaussian per cluster of conditions: with one, linear regression.
@@ -213,10 +214,10 @@ class _Search:
             return best
         return self.bandwidth(splits, number, partitions, BANDWIDTHS, best.h, ratio)
 
-    def frame(self, by_frame: list[list[Split]], number: int) -> int:
-        """Return the number of the best frame, given splits in each.
+    def frames(self, by_frame: list[list[Split]], number: int) -> list[int]:
+        """Return the numbers of the two best frames, given splits in each; of one if it surpasses the other.
 
-        With conditions it is the first that is not clearly surpassed.
+        With conditions only the first that is not clearly surpassed.
         """
         given = by_frame[0][0].given
         number = min(number, FEW) if given else number
@@ -227,7 +228,11 @@ class _Search:
         if given:
             found += [self.regression(splits, [number], number) for splits in by_frame]
         scores = np.reshape([best.log_likelihood for best in found], (-1, len(by_frame))).max(0)
-        return int(np.argmax(scores >= scores.max() - (CLEARLY if given else 0)))
+        if given:
+            return [int(np.argmax(scores >= scores.max() - CLEARLY))]
+        first, second, *_ = np.argsort(-scores, kind="stable")
+        clear = self.surpasses(by_frame[0], found[first], found[second], errors=3)
+        return [first] if clear else [first, second]
 
     def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:
         """Return the best trial over numbers of clusters, an optimum so broad that one partition shows it.
@@ -347,17 +352,19 @@ def choose(
     if any(column is not None and column.has_bare_atoms for column in tables[0].columns):
         frames = tuple(frame for frame in frames if frame.spreads_ties) or frames
     search, candidates = _Search(auto), [(table, frame) for table in tables for frame in frames]
-    chosen = candidates[0]
+    kept = [0]
     if len(candidates) > 1:  # on part of the rows: their difference is large or does not matter
         # The same folds and keys for every candidate: only frames and places of ties differ.
         by_frame = [splits_of(frame_key, order[:4000], candidate) for candidate in candidates]
-        chosen = candidates[search.frame(by_frame, min(guess, 30))]
+        kept = search.frames(by_frame, min(guess, 30))
     searched = np.arange(n) if n <= SEARCHED_ROWS else order[:SEARCHED_ROWS]
-    splits = splits_of(split_key, searched, chosen)
-    table, frame = chosen[0], splits[0].frame
-    x = table.x
-    winner = search.partitions(splits, n, search.clusters(splits, n, guess))
-    winner = search.condition(splits, winner)
+    found = []
+    for number in kept if n <= TWICE else kept[:1]:
+        splits = splits_of(split_key, searched, candidates[number])
+        winner = search.partitions(splits, n, search.clusters(splits, n, guess))
+        found.append((search.condition(splits, winner), splits, candidates[number][0]))
+    winner, splits, table = max(found, key=lambda one: one[0].log_likelihood)
+    frame, x = splits[0].frame, table.x
 
     h = float(np.clip(winner.h / auto.closeness, 1e-3, 1.0))
     ratio = None if winner.condition_h is None else winner.condition_h / winner.h

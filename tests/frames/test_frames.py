@@ -1,5 +1,6 @@
 """The Gaussianized frame: closed forms, calibration, voids, tails, ties and outliers."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -92,6 +93,19 @@ def test_calibrated_frame_gives_the_law_the_marginals_of_the_data(key):
     assert errors[1] < 0.02 < 0.04 < errors[0]
     back = calibrated.frame.inverse(calibrated.frame.forward(jnp.asarray(x)))
     np.testing.assert_allclose(back, x, rtol=1e-9 if X64 else 2e-3, atol=1e-9 if X64 else 1e-5)
+
+
+def test_a_thinned_law_keeps_empty_blocks_empty(monkeypatch):
+    """Shapes are powers of two, so that laws of many clusters end in blocks without rows."""
+    monkeypatch.setattr(layout, "CALIBRATING_ROWS", 500)
+    blocks = mcs.mixture(skewed(2000), kernel=mcs.Local(0.8, clusters=7)).blocks
+    padded = jax.tree.map(lambda a: np.concatenate([a, np.zeros_like(a[:1])]), blocks)
+    log_weights = np.concatenate(
+        [blocks.log_weights, np.full_like(blocks.log_weights[:1], -np.inf)]
+    )
+    thinned = layout._thinned(replace(padded, log_weights=log_weights)).log_weights
+    assert thinned.size < log_weights.size / 2 and np.isneginf(thinned[-1]).all()
+    assert np.exp(thinned).sum() == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("thinned", [False, True])
