@@ -13,6 +13,7 @@ from table import ROOT, read
 from mcscore.plotting import ACCENT, INK
 
 NEAR = 0.4, 0.03  # decades of seconds and accuracy within which labels would touch
+WIDE = 0.45  # decades of seconds that a label takes: with a mark so near on its right it goes to the left
 TABLES = {"power": "POWER", "miniboone": "MINIBOONE"}
 SHOWN = {
     "mcscore, law": "law",
@@ -47,10 +48,18 @@ def main() -> None:
                 and abs(math.log10(x / other["training_seconds"])) < NEAR[0]
                 and abs(y - other["classifier"]) < NEAR[1]
             ]  # fmt: skip
+            level = [
+                math.log10(other["training_seconds"] / x)
+                for name, other in found.items()
+                if name in SHOWN and name != rival and "training_seconds" in other
+                and abs(y - other["classifier"]) < NEAR[1]
+            ]  # fmt: skip
+            to_left = any(0 < r < WIDE for r in level) and not any(-WIDE < r <= 0 for r in level)
             aside = 6 * ((max(crowd, default=0) > 0) - (min(crowd, default=0) < 0))
             axis.annotate(
-                label, (x, y), (8, aside - 1), textcoords="offset points", va="center", color=color
-            )
+                label, (x, y), (-8 if to_left else 8, 0 if to_left else aside - 1), va="center",
+                textcoords="offset points", color=color, ha="right" if to_left else "left",
+            )  # fmt: skip
         rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
         axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")
         axis.set(xscale="log", ylim=(0.485, 1.02), xlabel="seconds to train (2 CPU cores)")

@@ -237,11 +237,15 @@ def in_time() -> list[str]:
     entries = [e for e in read("rivals.jsonl") if e["d"] <= 12 and "failed" not in e]
     ours = [e for e in entries if e["rival"].startswith("mcscore")]
     theirs = [e for e in entries if e not in ours and e["rival"] != REFERENCE]
-    tables = dict.fromkeys(e["data"].replace("_", " ") for e in entries)
-    out = ["| | " + " | ".join(tables) + " |", "|---" * (len(tables) + 1) + "|"]
+    tables = list(dict.fromkeys(e["data"] for e in entries))
+    titles = " | ".join(tables).replace("_", " ")
+    out = [f"| | {titles} |", "|---" * (len(tables) + 1) + "|"]
     for name in dict.fromkeys(e["rival"] for e in theirs):
-        cells = []
-        for rival in (e for e in theirs if e["rival"] == name):
+        cells, of = [], {e["data"]: e for e in theirs if e["rival"] == name}
+        for rival in map(of.get, tables):
+            if rival is None:  # it was not run
+                cells.append("")
+                continue
             found = {
                 own["rival"].removeprefix("mcscore, "): against(own, rival)
                 for own in ours
