@@ -129,7 +129,7 @@ def test_a_schedule_that_was_not_registered():
 def test_integer_times_and_infinite_ratios(make):
     schedule = make()
     for found, expected in zip(
-        schedule.rates(np.arange(2)), schedule.rates([0.0, 1.0]), strict=True
+        schedule.rates(np.arange(2)), schedule.rates(np.array([0.0, 1.0])), strict=True
     ):
         np.testing.assert_allclose(found, expected)
     assert float(schedule.time(jnp.inf)) == 1

@@ -230,8 +230,8 @@ class _Search:
         scores = np.reshape([best.log_likelihood for best in found], (-1, len(by_frame))).max(0)
         if given:
             return [int(np.argmax(scores >= scores.max() - CLEARLY))]
-        first, second, *_ = np.argsort(-scores, kind="stable")
-        clear = self.surpasses(by_frame[0], found[first], found[second], errors=3)
+        first, second = map(int, np.argsort(-scores, kind="stable")[:2])
+        clear = self.surpasses(by_frame[0], found[first], found[second], errors=3.0)
         return [first] if clear else [first, second]
 
     def clusters(self, splits: list[Split], n: int, guess: int) -> Trial:

@@ -261,7 +261,7 @@ def test_point_masses_have_no_score_at_time_zero():
     with pytest.raises(ValueError, match="t = 0: the empirical measure"):
         mcs.score(jnp.zeros((1, 2)), 0.0, law, mcs.Cosine())
     with pytest.raises(ValueError, match="t = 0: the empirical measure"):
-        mcs.denoise(jnp.zeros((2, 2)), [0.5, 0.0], law, mcs.Cosine())
+        mcs.denoise(jnp.zeros((2, 2)), np.array([0.5, 0.0]), law, mcs.Cosine())
 
 
 def test_whole_data_as_minibatch_is_the_score(key):
