@@ -148,6 +148,8 @@ class Generator(Told):
     def __call__(self, z: Float[ArrayLike, "b d"], condition: Any = None) -> Float[Array, "b d"]:
         """Return the data points of noise ``z``: a smooth map, ties not restored (see ``sample``).
 
+        In the generator's own precision, whatever the columns ask for.
+
         Raises:
             ValueError: If ``z`` has another number of columns, or the condition does not fit.
         """
@@ -248,9 +250,8 @@ class Generator(Told):
     ) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
         """Return ``n`` samples, ties not restored, and their log density; no inversion is needed.
 
-        Samples are NumPy's, in float64, where the generator's precision is too coarse for the columns.
-
-        The log density is NaN where the network folds, see ``Agreement.folded``.
+        Samples are NumPy's, in float64, where the generator's precision is too coarse for the columns. The
+        log density is NaN where the network folds, see ``Agreement.folded``.
         """
         at_least(0, n=n)
         n = int(n)

@@ -159,7 +159,7 @@ class _Search:
         return self.curve[-1]
 
     def surpasses(self, splits: list[Split], one: Trial, other: Trial, errors: float = 1.0) -> bool:
-        """Return whether a trial is better than another by more than standard errors of their difference.
+        """Return whether a trial is better than another by so many standard errors of their difference.
 
         Row by row, of those that both have seen; after Breiman et al. 1984, Section 3.4.3.
         """
@@ -299,9 +299,8 @@ def _held_out(
     sizes = np.bincount(groups)
     order = generator.permutation(len(sizes))
     fifth, fifths = np.empty(len(sizes), int), [(0, k) for k in range(5)]  # a heap of (rows, fifth)
-    for group in order[
-        np.argsort(-sizes[order], kind="stable")
-    ]:  # the largest first, to the emptiest
+    # The largest first, each to the emptiest fifth.
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
         rows, fifth[group] = fifths[0]
         heapq.heapreplace(fifths, (rows + int(sizes[group]), int(fifth[group])))
     held = [mask for k in range(5) if 0 < (mask := fifth[groups] == k).sum() <= n / 2]

@@ -214,6 +214,25 @@ def test_coverage_tells_a_right_law_from_a_narrow_one(key):
     ).calibrated
 
 
+@pytest.mark.once
+def test_moves_from_next_to_no_effective_draw(key):
+    law = mcs.mixture(ROWS[:500, :2], kernel=mcs.Whitened(0.3))
+
+    def narrow(x):
+        return -1e8 * ((x - 1) ** 2).sum(1)
+
+    found = inference.posterior(key, law, narrow, n=50, moves=20)
+    assert found.effective_sample_size < 1.01
+    assert len(np.unique(np.asarray(found.draws), axis=0)) > 5
+    with pytest.raises(ValueError, match="moves: expected 0 for a law with columns that float32"):
+        inference.posterior(
+            key,
+            mcs.mixture(ROWS[:, :1] + 1e7, kernel=mcs.Local(0.5, 1), frame=mcs.Affine()),
+            narrow,
+            moves=1,
+        )
+
+
 class Folded:
     """A right law whose density is unknown at a part of the points, as a generator's is at folds."""
 
