@@ -10,7 +10,7 @@ import math
 import statistics
 from pathlib import Path
 
-from mcscore.experiments import comparison
+from mcscore.experiments import comparison, systems
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -281,6 +281,22 @@ def inference() -> list[str]:
     return table
 
 
+def dynamics() -> list[str]:
+    """Errors of mean, deviation and distribution of each system, after one step and at a path's end."""
+    moments = ("one step", "last step")
+    table = [f"| system | fit, s | {' | '.join(moments)} |", "|---" * 4 + "|"]
+    for entry in read("dynamics.jsonl"):
+        if entry["data"] == "labels":
+            continue
+        told = [
+            ", ".join(f"{entry[f'{name}, {moment}']:.3f}" for name in systems.METRICS)
+            for moment in moments
+        ]
+        steps = f" ({entry['steps']} steps)" if entry["steps"] > 1 else ""
+        table.append(f"| {entry['data']} | {entry['fit']:.0f} | {told[0]} | {told[1]}{steps} |")
+    return folded("Seven systems: errors and seconds", table)
+
+
 def larger() -> list[str]:
     """One sentence: what the law of a large table took."""
     whole, part, cost = read("larger.jsonl")
@@ -341,6 +357,7 @@ def write(path: Path, mark: str, table: list[str]) -> None:
 if __name__ == "__main__":
     write(ROOT / "docs/which_model.md", "laws", laws())
     write(ROOT / "docs/conditions.md", "inference", inference())
+    write(ROOT / "docs/conditions.md", "dynamics", dynamics())
     write(ROOT / "docs/scaling.md", "larger", larger())
     write(ROOT / "benchmarks/README.md", "versions", versions())
     write(ROOT / "benchmarks/README.md", "samples", samples())
