@@ -31,6 +31,7 @@ template <class V> struct alignas(sizeof(V)) Aligned {
 };
 
 constexpr float POOR = 5e-5f;  // error of a logit in float, beyond which a query is computed in double
+constexpr float LOST = 1;      // and beyond which it is, even if not careful
 
 constexpr int W = LANES, G = LANES == 16 ? 8 : 4;  // G rows are looked at together
 
@@ -112,6 +113,7 @@ INLINE Vec<double> root(Vec<double> a) {
 
 constexpr float RAISED = 60;  // logits from where the reference moves, if all weights are small numbers beside it
 constexpr float CLOSE = 25;   // and if what is far below it is left out
+constexpr int RAISES = 6;     // times that the reference moves for one row at most: each leaves a millionth of the way
 
 enum Road {
   DIFFERENCES,
@@ -181,13 +183,22 @@ INLINE void add_rows(const Rows &rows, int r, int columns, const Vec<T> *z, cons
     F top = greatest<N>(weight);
     constexpr float high = D ? RAISED : CLOSE;
     if (UNLIKELY(any_less(splat(high), top))) {
-      F up = top > high ? top : F{}, scale = exp2(-up);
-      sums.reference += __builtin_convertvector(up, Vec<T>);
-      // Anew: digits were lost to a reference far below. No product is kept for this: each is fused with its sum.
-      asm volatile("" ::: "memory");
-      logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
-      top = greatest<N>(weight);
-      sums.raised += up;
+      F moved = {}, scale = splat(1.0f);
+      for (int k = 0; k < RAISES && any_less(splat(high), top); k++) {
+        // A large step is rounded by more than a logit may be above or below: it ends below, and another one follows.
+        const F up = top > high ? top - most(top - 1e6f, F{}) * 2.4e-7f : F{};
+        sums.reference += __builtin_convertvector(up, Vec<T>);
+        // Anew: digits were lost to a reference far below. No product is kept for this: each is fused with its sum.
+        asm volatile("" ::: "memory");
+        logits<T, ROAD, N>(row, bias, d, z, e, sums.reference, weight);
+        top = greatest<N>(weight);
+        sums.raised += up, moved += up;
+        scale *= exp2(-up);
+      }
+      // So far away that rounding alone moves logits: the rows that are found nearest count.
+      const F rest = moved > 0.0f && (top > high || top < -1.0f) ? top : F{};
+      for (int g = 0; g < N; g++) weight[g] -= rest;
+      top -= rest;
       sums.mass *= scale;
       if (ORDER > 0)
         for (int j = 0; j < d; j++) (ORDER > 1 ? sums.square : sums.mean)[j] *= scale;
@@ -494,7 +505,8 @@ template <class T, int ORDER> struct Jet {
     const F wrong = error + doubt / positive(mass);
     unsigned poor = 0;
     for (int l = 0; l < count; l++) {
-      if (sizeof(T) == 4 && law.careful && !(wrong[l] < POOR && mass[l] > 0)) poor |= 1u << l;
+      const bool kept = mass[l] > 0 && mass[l] < INFINITY && wrong[l] < (law.careful ? POOR : LOST);
+      if (sizeof(T) == 4 && !kept) poor |= 1u << l;
       const size_t i = index[l];
       float ill = 0;  // NaN where the query is not finite
       for (int j = 0; j < law.columns; j++) ill += 0 * q.x[i * law.columns + j];

@@ -52,8 +52,12 @@ def merge(first: Jet, second: Jet, axis: int = -1) -> Jet:
     0.693...
     """
     log_p = jnp.logaddexp(first.log_p, second.log_p)
-    reference = jnp.where(jnp.isneginf(log_p), 0, log_p)  # both empty: no weights, not NaN
-    w1, w2 = jnp.exp(first.log_p - reference), jnp.exp(second.log_p - reference)
+    top = jax.lax.stop_gradient(jnp.maximum(first.log_p, second.log_p))
+    top = jnp.where(jnp.isneginf(top), 0, top)  # both empty: no weights, not NaN
+    w1, w2 = jnp.exp(first.log_p - top), jnp.exp(second.log_p - top)
+    total = w1 + w2  # not exp(log_p - top): far away its rounding is no small factor
+    total = jnp.where(total > 0, total, 1)
+    w1, w2 = w1 / total, w2 / total
     along1, along2 = jnp.expand_dims(w1, axis), jnp.expand_dims(w2, axis)
     field = along1 * first.field + along2 * second.field
     if first.laplacian is None or second.laplacian is None:

@@ -230,3 +230,25 @@ def test_a_machine_without_a_compiler_is_told(tmp_path):
     assert made.returncode == 0
     assert "no native kernel, everything is computed in XLA" in made.stderr
     assert not list(tmp_path.glob("mcscore/jet/_native*"))
+
+
+@pytest.mark.parametrize("target", [*native.targets(), "xla"])
+@pytest.mark.parametrize(
+    "kernel",
+    [mcs.Isotropic(0.3), mcs.Whitened(0.4), mcs.Local(0.5, 5, 2)],
+    ids=["one", "whole", "local"],
+)
+def test_from_far_away_all_laws_are_one_gaussian(kernel, target):
+    """Ten times as far, scores are ten times as large and log densities a hundred times."""
+    x = RNG.standard_normal((300, 3)) @ RNG.standard_normal((3, 3))
+    law = mcs.mixture(x, kernel=kernel, evaluation=Evaluation(kernel=target))
+    schedule, far = mcs.Cosine(), 10.0 ** np.arange(4, 15)
+    for t in (0.02, 0.4):
+        q = jnp.asarray(far[:, None] * np.array([1.0, -2.0, 0.5]), law.dtype)
+        log_p = np.asarray(mcs.log_density(q, t, law, schedule), np.float64) / far**2
+        np.testing.assert_allclose(log_p, log_p[-1], rtol=5e-3)
+        for reading in (mcs.score, mcs.velocity, mcs.denoise):
+            field = np.asarray(reading(q, t, law, schedule), np.float64) / far[:, None]
+            tolerance = 5e-3 * np.abs(field[-1]).max()
+            np.testing.assert_allclose(field, np.tile(field[-1], (len(far), 1)), atol=tolerance)
+        assert np.isfinite(mcs.divergence(q, t, law, schedule)).all()

@@ -31,6 +31,13 @@ def test_merge_is_the_jet_of_the_union():
     assert not jnp.isnan(mcs.jet.merge(nothing, nothing).field).any()
 
 
+def test_equal_parts_merge_to_their_mean_however_far_away():
+    part = mcs.jet.Jet(jnp.array([0.0, -1e6, -1e12, -1e30]), jnp.ones((4, 2)), -jnp.ones(4))
+    merged = mcs.jet.merge(mcs.jet.merge(part, part), part)
+    np.testing.assert_allclose(merged.field, part.field, rtol=1e-6)
+    np.testing.assert_allclose(merged.laplacian, part.laplacian, rtol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 64, 65, 3 * 64 + 7])
 def test_tiles_do_not_show(count):
     tiled = dict(evaluation=mcs.jet.Evaluation(queries=64))
