@@ -96,7 +96,7 @@ def jet(
         order: 0 for log densities alone (others are empty), 1 for the field too, 2 for all.
         target: Instruction set, or ``"native"`` for the best.
         negligible: See ``Evaluation``.
-        careful: Compute the jets of queries far from all rows in float64.
+        careful: Compute the jets of queries far from all rows in float64; if not, only where float32 is of no use.
     """
     b, d = x.shape
     bases = jnp.zeros((0, d, d), x.dtype) if blocks.bases is None else blocks.bases
