@@ -96,8 +96,8 @@ def jet(
         order: 0 for log densities alone (others are empty), 1 for the field too, 2 for all.
         target: Instruction set, or ``"native"`` for the best.
         negligible: See ``Evaluation``.
-        careful: Compute the jets of queries far from all rows in float64; otherwise only those of which float32
-            knows nothing.
+        careful: Compute the jets of queries far from all rows in float64; otherwise only those of which
+            float32 knows nothing.
     """
     b, d = x.shape
     bases = jnp.zeros((0, d, d), x.dtype) if blocks.bases is None else blocks.bases
