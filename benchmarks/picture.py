@@ -5,15 +5,13 @@ python benchmarks/picture.py
 
 from __future__ import annotations
 
-import math
-
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from table import ROOT, read
 
 from mcscore.plotting import ACCENT, INK
 
-NEAR = 0.4, 0.03  # decades of seconds and accuracy within which labels would touch
-WIDE = 0.45  # decades of seconds that a label takes: with a mark so near on its right it goes to the left
+PLACES = {(9, 0): "left", (-9, 0): "right", (5, 11): "left", (5, -11): "left", (-5, 11): "right"}
 TABLES = {"power": "POWER", "miniboone": "MINIBOONE"}
 SHOWN = {
     "mcscore, law": "law",
@@ -29,37 +27,40 @@ SHOWN = {
 }
 
 
+def write(axis, labels: list[tuple[float, float, str, str]], taken: list[Bbox]) -> None:
+    """Write every label at the first place where it touches neither a mark nor another label."""
+    for x, y, _, _ in labels:
+        at = axis.transData.transform((x, y))
+        taken.append(Bbox([at - 7, at + 7]))
+    for x, y, label, color in labels:
+        for offset, side in PLACES.items():
+            text = axis.annotate(
+                label, (x, y), offset, textcoords="offset points", color=color, ha=side, va="center"
+            )  # fmt: skip
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+            if inside and not box.count_overlaps(taken):
+                break
+            text.remove()
+        else:
+            raise ValueError(f"no place for {label!r} is free")
+        taken.append(box)
+
+
 def main() -> None:
     figure = Figure(layout="constrained", dpi=110, figsize=(11, 3.9))
     axes = figure.subplots(1, len(TABLES), sharey=True)
+    labels: dict[str, list] = {data: [] for data in TABLES}
     for axis, (data, title) in zip(axes, TABLES.items(), strict=True):
         found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
         for rival in (name for name in SHOWN if "training_seconds" in found.get(name, {})):
-            label = SHOWN[rival]
             ours = rival.startswith("mcscore")
             color, marker = (ACCENT, "o") if ours else (INK, "s")
             x, y = found[rival]["training_seconds"], found[rival]["classifier"]
             name = "mcscore" if ours else "rivals"
             axis.scatter(x, y, s=50, color=color, marker=marker, zorder=3, label=name)
-            crowd = [
-                y - other["classifier"]
-                for name, other in found.items()
-                if name in SHOWN and name != rival and "training_seconds" in other
-                and abs(math.log10(x / other["training_seconds"])) < NEAR[0]
-                and abs(y - other["classifier"]) < NEAR[1]
-            ]  # fmt: skip
-            level = [
-                math.log10(other["training_seconds"] / x)
-                for name, other in found.items()
-                if name in SHOWN and name != rival and "training_seconds" in other
-                and abs(y - other["classifier"]) < NEAR[1]
-            ]  # fmt: skip
-            to_left = any(0 < r < WIDE for r in level) and not any(-WIDE < r <= 0 for r in level)
-            aside = 6 * ((max(crowd, default=0) > 0) - (min(crowd, default=0) < 0))
-            axis.annotate(
-                label, (x, y), (-8 if to_left else 8, 0 if to_left else aside - 1), va="center",
-                textcoords="offset points", color=color, ha="right" if to_left else "left",
-            )  # fmt: skip
+            labels[data].append((x, y, SHOWN[rival], color))
         rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
         axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")
         axis.set(xscale="log", ylim=(0.485, 1.02), xlabel="seconds to train (2 CPU cores)")
@@ -69,7 +70,12 @@ def main() -> None:
         axis.grid(axis="y", alpha=0.25)
     axes[0].set_ylabel("accuracy of a classifier that tells\ndraws from test rows (0.5: it cannot)")
     kinds = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
-    axes[0].legend(kinds.values(), kinds, loc="upper left", labelcolor="linecolor", frameon=False)
+    legend = axes[0].legend(
+        kinds.values(), kinds, loc="upper left", labelcolor="linecolor", frameon=False
+    )
+    figure.draw_without_rendering()  # from here on places are known
+    for axis, data in zip(axes, TABLES, strict=True):
+        write(axis, labels[data], [legend.get_window_extent()])
     figure.savefig(ROOT / "docs/rivals.png")
 
 
