@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from clock import NAMES, Results, parser
+from joblib import Parallel, delayed
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -104,7 +105,7 @@ def c2st(exact: Rows, drawn: Rows) -> float:
     x, label = np.concatenate([exact, drawn]), np.repeat([0, 1], [len(exact), len(drawn)])
     folds = KFold(5, shuffle=True, random_state=1)
     judge = make_pipeline(StandardScaler(), network)
-    return float(np.mean(cross_val_score(judge, x, label, cv=folds, n_jobs=2)))
+    return float(np.mean(cross_val_score(judge, x, label, cv=folds)))
 
 
 Sampler = Callable[[int, Rows], Rows]  # a number and an observation: posterior draws
@@ -176,22 +177,24 @@ def main() -> None:
             r = np.random.default_rng(0)
             theta = task.prior(r, n)
             data = task.simulate(r, theta)
+            known = PUBLISHED[name][SIMULATIONS.index(n)] if n in SIMULATIONS else None
+            numbers = range(1, 1 + (1 if options.quick else options.observations))
+            if options.wheel is None:  # to see that it runs: the prior instead
+                truth = [(data[0], task.prior(r, draws)) for _ in numbers]
+            else:
+                truth = [reference(options.wheel, name, number) for number in numbers]
+            lines, judged = [], []
             for rival, learn in rivals.items():
                 start = time.perf_counter()
                 sample, about = learn(theta, data, task.bound, options.quick)
-                seconds = time.perf_counter() - start
-                scores = []
-                for number in range(1, 1 + (1 if options.quick else options.observations)):
-                    if options.wheel is None:  # to see that it runs: the prior instead
-                        observed, exact = data[0], task.prior(r, draws)
-                    else:
-                        observed, exact = reference(options.wheel, name, number)
-                    scores.append(c2st(exact[:draws], sample(draws, observed)))
-                known = PUBLISHED[name][SIMULATIONS.index(n)] if n in SIMULATIONS else None
+                lines.append(dict(rival=rival, seconds=time.perf_counter() - start, **about))
+                judged += [delayed(c2st)(exact[:draws], sample(draws, y)) for y, exact in truth]
+            scores = np.reshape(Parallel(n_jobs=2)(judged), (len(lines), len(truth)))
+            for line, found in zip(lines, scores, strict=True):
                 results.add(
-                    data=name, rival=rival, variant=n, seconds=seconds, c2st=float(np.mean(scores)),
-                    error=float(np.std(scores) / np.sqrt(max(len(scores) - 1, 1))),
-                    observations=len(scores), published=known, **about,
+                    data=name, variant=n, c2st=float(np.mean(found)), published=known,
+                    error=float(np.std(found) / np.sqrt(max(len(found) - 1, 1))),
+                    observations=len(found), **line,
                 )  # fmt: skip
 
 
