@@ -281,7 +281,7 @@ def main() -> None:
     options = dict(calls=COUNT, files=COUNT, kills=COUNT, seed=dict(type=int, default=0))
     args = parser(__doc__ or "", **options).parse_args()
     if args.quick:
-        args.calls, args.files, args.kills = 300, 300, 1
+        args.calls, args.files, args.kills = 100, 300, 1
     chosen = [name for name in ("calls", "files", "kills") if getattr(args, name)]
     results = Results(
         args.out, "Does anything crash, hang, lose work or answer nonsense?", data=chosen

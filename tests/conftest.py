@@ -3,8 +3,8 @@
 ``MCSCORE_X64=0`` runs the same suite in float32, as users do, annotations unchecked; ``MCSCORE_KERNEL=xla``
 as if the native kernel had not been built.
 
-Most of a test's time is compilation, so XLA's fusion emitters are left out and the compiled code is
-optimized little (float32) or not (float64). That of docs/index.md (``test_structure.py``) is compiled as by
+Most of a test's time is compilation, so XLA's fusion emitters are left out, the compiled code is not
+optimized, and its vectors are short. That of docs/index.md (``test_structure.py``) is compiled as by
 users. Workers and the processes that tests start share what they have compiled.
 """
 
@@ -29,7 +29,7 @@ X64 = os.environ.get("MCSCORE_X64", "1") == "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 if "XLA_FLAGS" not in os.environ:  # the workers and the processes that tests start inherit it
     flags = "--xla_cpu_use_fusion_emitters=false"
-    flags += f" --xla_backend_optimization_level={0 if X64 else 1}"
+    flags += " --xla_backend_optimization_level=0 --xla_cpu_max_isa=AVX2"
     known = [sys.executable, "-c", "import jax; jax.devices()"]  # XLA ends processes with others
     done = subprocess.run(known, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
     if done.returncode == 0:

@@ -64,6 +64,7 @@ def test_every_row_is_drawn_equally_often():
     assert len(chunked.subsample(KEY, X, 1000)) == len(X)
 
 
+@pytest.mark.once
 def test_an_interrupted_law_goes_on(tmp_path, monkeypatch):
     options = dict(rows=150, kernel=mcs.Auto(frames=(mcs.Affine(),)))
     whole = chunked.mixture(X, tmp_path / "whole", **options)
@@ -97,6 +98,7 @@ def test_an_interrupted_law_goes_on(tmp_path, monkeypatch):
         chunked.load(tmp_path / "cut")
 
 
+@pytest.mark.once
 def test_a_sorted_table_with_names_ties_and_bounds():
     rows = pd.DataFrame(dict(day=np.arange(900) // 90, size=np.abs(np.repeat(X[:450, 0], 2))))
     options = dict(

@@ -133,6 +133,7 @@ def test_tensors():
     np.testing.assert_allclose(law.log_prob(torch.tensor(X)), LAW.log_prob(X), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "controller",
     [

@@ -313,6 +313,7 @@ def test_a_generator_of_columns_that_float32_cannot_resolve(key):
     assert made[1].encode(y).shape == (50, 2)
 
 
+@pytest.mark.once
 def test_what_print_and_notebooks_show():
     x = np.random.default_rng(0).normal(size=(80, 3))
     law = mcs.mixture(x, condition=x[:, :1] + 1, kernel=mcs.Local(0.5, clusters=2))

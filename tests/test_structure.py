@@ -323,6 +323,7 @@ def test_code_of_the_pages_runs(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.once
 def test_pages_build_without_a_warning(tmp_path):
     pytest.importorskip("mkdocstrings", reason="needs the extra [docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", tmp_path]

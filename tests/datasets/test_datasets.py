@@ -48,6 +48,7 @@ def test_gaussian_mixture_density_and_score(key):
     np.testing.assert_allclose(jnp.sum(x[:20_000] * score, 1).mean(), -3, atol=0.2)
 
 
+@pytest.mark.once
 def test_distances_of_equal_and_shifted_laws(key):
     x, y = (jax.random.normal(k, (1500, 3)) for k in jax.random.split(key))
     value, threshold = metrics.mmd(key, x, y)
@@ -270,6 +271,7 @@ def test_no_weight_at_all_is_no_sample():
         assert float(metrics.effective_sample_size(nothing)) == 0
 
 
+@pytest.mark.once
 def test_data_sets_work_under_jit(key):
     for name, make in datasets.TWO_DIMENSIONAL.items():
         found = jax.jit(make, static_argnums=1)(key, 20)

@@ -42,6 +42,7 @@ def test_published_labels_are_euler_s_with_one_minibatch_a_chunk(problem):
     np.testing.assert_allclose(pairs.x, y, atol=1e-4)
 
 
+@pytest.mark.once
 def test_published_training_is_full_batch_adam(problem):
     key = jax.random.key(1)
     _, pairs = published.label(key, problem.train, SMALL)

@@ -154,6 +154,7 @@ def test_bad_arguments_are_named():
         mcs.transport(z, mcs.mixture(table(10, 3)), mcs.Cosine())
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_grad(key):
     law, schedule = LAW(), mcs.Cosine()
     z = jax.random.normal(key, (4, 3), law.dtype)
@@ -209,6 +210,7 @@ def test_adams_bashforth_carries_noise_to_data(key):
     assert mcs.flows.evaluations(solver, 26) == 28
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("clock", [mcs.CanonicalClock(), mcs.TimeClock()])
 @pytest.mark.parametrize(
     "schedule", [mcs.VE(sigma_max=1.0), mcs.VP(beta_max=1.0), mcs.Linear(), mcs.VE()]

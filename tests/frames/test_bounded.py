@@ -58,6 +58,7 @@ def test_no_draw_lies_outside_and_the_density_integrates_to_one(name, kernel):
     assert not beyond or (np.asarray(law.log_prob(np.array(beyond))) == -np.inf).all()
 
 
+@pytest.mark.once
 def test_the_density_at_an_end_is_finite_and_right():
     x = rng().exponential(1, (8_000, 1))
     law = mcs.mixture(x, kernel=AUTO, bounds={0: (0, None)})
@@ -119,6 +120,7 @@ def test_gradients_stop_at_an_end():
     assert (slope[0] == 0).all() and np.isfinite(slope).all() and slope[1].any()
 
 
+@pytest.mark.once
 def test_conditions_and_dependence_near_an_end():
     """A share s of a total: given the total, the share's law; at either end of it nothing leaks."""
     r = rng()

@@ -191,6 +191,7 @@ def test_tails_and_shoulders_are_no_voids(name, rows):
     np.testing.assert_allclose(scores, norm.ppf(levels), atol=1e-6)
 
 
+@pytest.mark.once
 def test_kernels_do_not_reach_across_a_void(key, monkeypatch):
     """A rare mode of one column goes with large values of another: blurred where the void is closed."""
     rng = np.random.default_rng(2)
@@ -246,6 +247,7 @@ def test_numpy_draws_are_restored_as_jax_arrays_are_and_nothing_is_compiled(comp
     np.testing.assert_allclose(restored[:-1], other[:-1], rtol=1e-8 if X64 else 2e-3, atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("frame", [mcs.Affine(), mcs.Gaussianize()])
 def test_one_outlier_ruins_nothing(frame):
     rng = np.random.default_rng(5)

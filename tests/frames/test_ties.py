@@ -155,6 +155,7 @@ def test_draws_are_on_the_data_s_steps(single):
     assert len(np.unique(draws[:, 3])) > 19_900
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("frame", [mcs.Affine(whiten=True), mcs.Gaussianize()])
 def test_ties_buy_no_likelihood_in_any_frame(frame, d):
@@ -205,6 +206,7 @@ def test_a_saved_generator_draws_the_same(tmp_path, key):
     np.testing.assert_array_equal(mcs.load(tmp_path / "g.safetensors").sample(key, 100), samples)
 
 
+@pytest.mark.once
 def test_marginals_and_conditionals_keep_kinds():
     x = np.column_stack([dose(400), rng().standard_normal(400)])
     law = mcs.mixture(x, kernel=AUTO)

@@ -53,6 +53,7 @@ def test_generator_is_a_pytree():
     assert isinstance(gen.params, dict)
 
 
+@pytest.mark.once
 def test_generators_of_equal_shapes_share_programs_and_memory(compiled):
     """What is written about a generator tells no two apart; a hundred leave nothing behind."""
     frame = mcs.Affine().fit(np.random.default_rng(0).standard_normal((50, 2)))

@@ -171,6 +171,7 @@ def test_the_excess_goes_on_smoothly_through_a_fold(key):
     np.testing.assert_allclose(excess(at[-2:]), -np.log(at[-2:]), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_a_network_that_is_flat_somewhere_can_be_refined(key):
     """Where all rectified neurons are off the Jacobian is exactly singular, and has no gradient."""
     law = mcs.mixture(np.array([[-0.5], [0.5]]), kernel=mcs.Isotropic(0.8))

@@ -11,6 +11,7 @@ from mcscore import storage
 from tests.generators.test_generator import pairs, small
 
 
+@pytest.mark.once
 def test_training_learns_a_map():
     gen, history = mcs.train(
         jax.random.key(1), pairs(4000), network=mcs.MLP(64, 2), epochs=80, batch_size=256

@@ -40,6 +40,7 @@ def nuts(key, model, n, **observed):
     return {name: np.asarray(draws) for name, draws in run.get_samples().items()}
 
 
+@pytest.mark.once
 def test_a_law_is_a_distribution(bounded, key):
     prior = to_numpyro(bounded)
     x = prior.sample(key, (3, 4))
@@ -52,6 +53,7 @@ def test_a_law_is_a_distribution(bounded, key):
     np.testing.assert_array_equal(jax.tree.unflatten(tree, leaves).log_prob(x), prior.log_prob(x))
 
 
+@pytest.mark.slow
 def test_its_coordinates_are_a_bijection_with_the_right_volume(bounded, key):
     map_ = dist.biject_to(to_numpyro(bounded).support)
     y = jax.random.normal(key, (50, 3))
@@ -62,6 +64,7 @@ def test_its_coordinates_are_a_bijection_with_the_right_volume(bounded, key):
     np.testing.assert_allclose(map_.log_abs_det_jacobian(y, x), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [{0: (0, 1)}, {0: (0, None)}, {0: (None, 1)}, None], ids=str)
 @pytest.mark.parametrize("frame", [mcs.Gaussianize(), mcs.Affine()], ids=["gaussianized", "affine"])
 def test_what_a_sampler_sees_integrates_to_one(bounds, frame):
@@ -162,6 +165,7 @@ def test_conditions_come_in_every_form(simulator, key):
         to_numpyro(simulator, [np.nan, 0.0])
 
 
+@pytest.mark.once
 def test_a_condition_out_of_bounds_has_no_likelihood():
     spread = np.abs(RNG.normal(size=400)) + 0.1
     y = spread[:, None] * RNG.normal(size=(400, 1))

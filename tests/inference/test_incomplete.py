@@ -28,6 +28,7 @@ def test_rows_with_holes_take_part(key):
     np.testing.assert_allclose(np.cov(drawn.T), [[1, 0.8], [0.8, 1]], atol=0.08)
 
 
+@pytest.mark.once
 def test_rows_with_holes_where_none_is_complete(key):
     """Pairs of three columns are seen, never all three: correlations come back, as far as pairs tell them."""
     r = np.random.default_rng(1)

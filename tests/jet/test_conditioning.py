@@ -108,6 +108,7 @@ def test_conditional_draws_are_the_joint_draws_nearby(key):
     assert mcs.metrics.sliced_wasserstein(key, joint[: len(near), 1:] / scale, drawn / scale) > 0.2
 
 
+@pytest.mark.slow
 def test_conditions_side_by_side(key, tol):
     law = mcs.mixture(X, kernel=KERNELS["local"], frame=mcs.Gaussianize())
     values, rest = jnp.asarray(X[:5, [2]], law.dtype), jnp.asarray(X[:5, [0, 1, 3]], law.dtype)

@@ -138,6 +138,7 @@ def test_few_programs_serve_all_numbers_of_clusters_and_rows(compiled):
     assert compiled.count("jit(_fitted)") == compiled.count("jit(_labels)") == 1
 
 
+@pytest.mark.once
 def test_many_columns_side_by_side_end():
     """In threads that share a pool, batched LAPACK calls waited for each other for ever."""
     code = """

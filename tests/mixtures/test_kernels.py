@@ -266,6 +266,7 @@ def _in_single(x, kernel, frame=None):
     return mcs.mixture(np.asarray(x, np.float32), kernel=kernel, frame=frame)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kernel", [mcs.Local(0.5, clusters=6), mcs.Auto(most_clusters=8)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_partitions_of_large_tables_share_the_rows_out(monkeypatch, kernel, weighted):

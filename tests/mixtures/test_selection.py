@@ -169,6 +169,7 @@ def test_auto_clusters_thoroughly_into_the_chosen_number_alone(monkeypatch):
     assert (labels[0] != labels[1]).any()  # EM went on, with more rows
 
 
+@pytest.mark.once
 def test_auto_trusts_no_single_clustering_of_a_small_table():
     x = two_clusters(120)
     for partitions, tried in ((None, {4}), (2, {2})):
@@ -177,6 +178,7 @@ def test_auto_trusts_no_single_clustering_of_a_small_table():
         assert {trial.frame for trial in report.curve} == {"Gaussianize", "Affine"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["wine", "iris"])
 def test_auto_on_small_real_tables(name):
     train, test = mcs.datasets.split(jax.random.key(0), mcs.datasets.TABLES[name](), 0.7, 0.3)

@@ -75,6 +75,7 @@ def chain(x, seed=7):
     return np.repeat(x, times, 0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("make", [chain, lambda x: np.concatenate([x, x])])
 def test_copies_do_not_mislead_the_choice(make):
     x, fresh = rows(600), rows(4000, seed=10)
@@ -161,12 +162,13 @@ def test_metrics_do_not_depend_on_offset_and_unit(offset, unit):
     assert m.memorization(far[0], far[0], far[1]).share == 1
 
 
+@pytest.mark.once
 def test_metrics_of_sparse_columns_and_many_rows_are_numbers():
     r = np.random.default_rng(2)
     x, y = (np.where(r.random((400, 2)) < 0.9, 0, r.random((400, 2))) for _ in range(2))
     assert np.isfinite(mcs.metrics.mmd(KEY, x, y)).all()
     assert np.isfinite(mcs.metrics.mmd(KEY, 0 * x, 0 * x)).all()
-    assert np.isfinite(mcs.metrics.energy_distance(r.random((47_000, 1)), r.random((47_000, 1))))
+    assert np.isfinite(mcs.metrics.energy_distance(r.random((47_000, 1)), r.random((10, 1))))
 
 
 @pytest.mark.once
