@@ -1,4 +1,4 @@
-"""Draw docs/rivals.png from the committed results: how well every rival samples, and how long it trains.
+"""Draw docs/rivals_*.png from the committed results: how well every rival samples, and how long it trains.
 
 python benchmarks/picture.py
 """
@@ -27,8 +27,9 @@ SHOWN = {
 }
 
 
-def write(axis, labels: list[tuple[float, float, str, str]], taken: list[Bbox]) -> None:
+def write(axis, labels: list[tuple[float, float, str, str]]) -> None:
     """Write every label at the first place where it touches neither a mark nor another label."""
+    taken: list[Bbox] = []
     for x, y, _, _ in labels:
         at = axis.transData.transform((x, y))
         taken.append(Bbox([at - 7, at + 7]))
@@ -48,36 +49,33 @@ def write(axis, labels: list[tuple[float, float, str, str]], taken: list[Bbox]) 
         taken.append(box)
 
 
-def main() -> None:
-    figure = Figure(layout="constrained", dpi=110, figsize=(11, 3.9))
-    axes = figure.subplots(1, len(TABLES), sharey=True)
-    labels: dict[str, list] = {data: [] for data in TABLES}
-    for axis, (data, title) in zip(axes, TABLES.items(), strict=True):
-        found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
-        for rival in (name for name in SHOWN if "training_seconds" in found.get(name, {})):
-            ours = rival.startswith("mcscore")
-            color, marker = (ACCENT, "o") if ours else (INK, "s")
-            x, y = found[rival]["training_seconds"], found[rival]["classifier"]
-            name = "mcscore" if ours else "rivals"
-            axis.scatter(x, y, s=50, color=color, marker=marker, zorder=3, label=name)
-            labels[data].append((x, y, SHOWN[rival], color))
-        rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
-        axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")
-        axis.set(xscale="log", ylim=(0.485, 1.02), xlabel="seconds to train (2 CPU cores)")
-        low, high = axis.get_xlim()
-        axis.set_xlim(low, high * (high / low) ** 0.28)  # room for the last label
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", alpha=0.25)
-    axes[0].set_ylabel("accuracy of a classifier that tells\ndraws from test rows (0.5: it cannot)")
-    kinds = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
-    legend = axes[0].legend(
-        kinds.values(), kinds, loc="upper left", labelcolor="linecolor", frameon=False
-    )
+def draw(data: str, title: str) -> None:
+    figure = Figure(layout="constrained", dpi=110, figsize=(5.4, 3.9))
+    axis, labels = figure.subplots(), []
+    found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
+    for rival in (name for name in SHOWN if "training_seconds" in found.get(name, {})):
+        ours = rival.startswith("mcscore")
+        color, marker = (ACCENT, "o") if ours else (INK, "s")
+        x, y = found[rival]["training_seconds"], found[rival]["classifier"]
+        name = "mcscore" if ours else "rivals"
+        axis.scatter(x, y, s=50, color=color, marker=marker, zorder=3, label=name)
+        labels.append((x, y, SHOWN[rival], color))
+    rows, d = found["mcscore, law"]["rows"], found["mcscore, law"]["d"]
+    axis.set_title(f"{title}: {rows:,} rows, {d} columns", loc="left", fontweight="bold")
+    axis.set(xscale="log", ylim=(0.485, 1.02), xlabel="seconds to train (2 CPU cores)")
+    low, high = axis.get_xlim()
+    axis.set_xlim(low, high * (high / low) ** 0.28)  # room for the last label
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.25)
+    axis.set_ylabel("accuracy of a classifier that tells\ndraws from test rows (0.5: it cannot)")
+    kinds = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    place = dict(loc="outside lower center", ncols=2)
+    figure.legend(kinds.values(), kinds, labelcolor="linecolor", frameon=False, **place)
     figure.draw_without_rendering()  # from here on places are known
-    for axis, data in zip(axes, TABLES, strict=True):
-        write(axis, labels[data], [legend.get_window_extent()])
-    figure.savefig(ROOT / "docs/rivals.png")
+    write(axis, labels)
+    figure.savefig(ROOT / f"docs/rivals_{data}.png")
 
 
 if __name__ == "__main__":
-    main()
+    for data, title in TABLES.items():
+        draw(data, title)

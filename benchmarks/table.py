@@ -33,7 +33,7 @@ def laws() -> list[str]:
         for law in names:
             value = row[law]["log_likelihood"]
             text = f"**{value:.2f}**" if value == best else f"{value:.2f}"
-            cells.append(f"{text} ({row[law]['seconds']:.0f} s)")
+            cells.append(f"{text} ({row[law]['seconds']:.0f}&nbsp;s)")
         label = data.replace("_", " ")
         table.append(f"| {label} ({first['rows']:,}, {first['d']}) | " + " | ".join(cells) + " |")
     return table
@@ -272,7 +272,7 @@ def inference() -> list[str]:
     for task, size in sorted({(tasks.index(e["data"]), e["variant"]) for e in entries}):
         own = {e["rival"]: e for e in entries if (e["data"], e["variant"]) == (tasks[task], size)}
         told = [
-            f"{e['c2st']:.3f} ± {e['error']:.3f}, {e['seconds']:.0f} s" if e else ""
+            f"{e['c2st']:.3f}&nbsp;±&nbsp;{e['error']:.3f}, {e['seconds']:.0f}&nbsp;s" if e else ""
             for e in map(own.get, ("mcscore, law", "mcscore, network", "sbi, NPE"))
         ]
         published = f"{next(iter(own.values()))['published']:.3f}"

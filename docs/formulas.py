@@ -5,7 +5,7 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w`])\$([^$\n`]+?)\$(?!\w)", re.DOTALL)
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w`])\$([^$\n`]+?)\$(?!\w)([,.:;)]*)", re.DOTALL)
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 
 
@@ -17,9 +17,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _typeset(found: re.Match[str]) -> str:
-    block, inline = found.groups()
+    block, inline, mark = found.groups()
     formula = convert(block or inline, display="block" if block else "inline")
     formula = formula.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.2em"/>')
     if block:
-        return f"\n{formula}\n"
-    return f"<span>{formula}</span>".replace("|", "&#x7C;")  # else a paragraph, a table's column
+        return f'\n<div class="formula">{formula}</div>\n'
+    kept = f'<span class="formula">{formula}{mark}</span>'  # else a paragraph
+    return kept.replace("|", "&#x7C;")  # else a table's column

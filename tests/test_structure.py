@@ -334,6 +334,9 @@ def test_pages_build_without_a_warning(tmp_path):
     missing = [name for name in mcs.__all__ if f".{name}" not in reference]
     assert not missing
     assert reference.count('class="gp">&gt;&gt;&gt;') > 50  # examples are shown as code
+    formulas = (tmp_path / "mathematics/index.html").read_text()
+    framed = formulas.count('<div class="formula"><math')  # a phone scrolls them, not the page
+    assert framed == formulas.count('display="block"') > 5
 
 
 def test_nothing_names_this_workplace():
