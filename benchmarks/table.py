@@ -202,9 +202,8 @@ def rivals() -> list[str]:
         best = {name: best_of(fair, name) for name in RANKS}
         for row in rows:
             if "failed" in row:
-                table.append(
-                    f"| {row['rival']} | failed: {row['failed']} |" + " |" * (len(columns) - 1)
-                )
+                why = f"failed: {row['failed']}".replace("failed: TimeoutError", "not run")
+                table.append(f"| {row['rival']} | {why} |" + " |" * (len(columns) - 1))
                 continue
             cells = []
             for name in columns:
