@@ -82,6 +82,7 @@ def machine() -> dict[str, Any]:
         "torch",
         "flowjax",
         "scikit-learn",
+        "sbi",
     )
     versions = {}
     for name in packages:
