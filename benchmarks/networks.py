@@ -114,7 +114,8 @@ def main() -> None:
         law = mcs.mixture(x, kernel=kernel, key=law_key)
         pairs = mcs.generate_pairs(pair_key, law, mcs.Cosine(), size, steps=5)
         fresh = mcs.generate_pairs(fresh_key, law, mcs.Cosine(), min(size, FRESH), steps=9)
-        for variant, (network, share) in list(NETWORKS.items())[:: 7 if options.quick else 1]:
+        step = len(NETWORKS) - 1 if options.quick else 1  # the first and the last, or all
+        for variant, (network, share) in list(NETWORKS.items())[::step]:
             if not options.quick:
                 jax.clear_caches()  # every network compiles for itself; and memory maps are finite
             steps = 20 if options.quick else 2100 * share

@@ -50,6 +50,7 @@ def write(axis, labels: list[tuple[float, float, str, str]]) -> None:
 
 
 def draw(data: str, title: str) -> None:
+    """Draw the picture of one table."""
     figure = Figure(layout="constrained", dpi=110, figsize=(5.4, 3.9))
     axis, labels = figure.subplots(), []
     found = {row["rival"]: row for row in read("rivals.jsonl") if row["data"] == data}
